@@ -1,0 +1,1 @@
+"""Train PyTorch models with differential privacy, and prove what is claimed."""

@@ -1,0 +1,92 @@
+"""The values that carry a guarantee: what is compared, by how much a sum can move, what was spent.
+
+Importable without torch.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Neighbouring(enum.StrEnum):
+    """Which two data sets epsilon compares (Dwork & Roth, 2014, section 2.3).
+
+    `ADD_OR_REMOVE`: one holds one unit more than the other.
+    """
+
+    ADD_OR_REMOVE = "add-or-remove"
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The most that a sum can move, in L2 norm, between neighbouring data sets.
+
+    Raises:
+        ValueError: `value` is negative, infinite or NaN.
+    """
+
+    value: float
+    neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.value) and self.value >= 0):
+            raise ValueError(f"A sensitivity must be finite and at least 0, got {self.value!r}.")
+
+
+@dataclass(frozen=True)
+class BoundedSum:
+    """A sum over units together with its sensitivity: the only thing that noise accepts.
+
+    Attributes:
+        sums: the summed per-unit gradient of each parameter, by parameter name.
+        sensitivity: how far the concatenation of all sums can move, in L2 norm.
+    """
+
+    sums: dict[str, Tensor]
+    sensitivity: Sensitivity
+
+
+@dataclass(frozen=True)
+class Spent:
+    """An (epsilon, delta) guarantee (Dwork et al., 2006, "Our Data, Ourselves", definition 1).
+
+    For neighbouring data sets D, D' and every set S of outcomes,
+    `P[M(D) in S] <= exp(epsilon) * P[M(D') in S] + delta`.
+    """
+
+    epsilon: float
+    delta: float
+
+    @property
+    def is_private(self) -> bool:
+        """Whether epsilon is finite: a run without noise guarantees nothing."""
+        return math.isfinite(self.epsilon)
+
+    def attacker_true_positive_rate(self, false_positive_rate: float) -> float:
+        """The most true positives that any membership test can have at a false-positive rate.
+
+        `min(exp(eps) * fpr + delta, 1 - exp(-eps) * (1 - delta - fpr))`, capped at 1
+        (Kairouz, Oh & Viswanath, 2015, "The Composition Theorem for Differential Privacy", (4)).
+
+        Raises:
+            ValueError: the rate is not between 0 and 1.
+
+        >>> round(Spent(epsilon=3.0, delta=1e-5).attacker_true_positive_rate(0.01), 3)
+        0.201
+        """
+        if not 0 <= false_positive_rate <= 1:
+            raise ValueError(
+                f"A false-positive rate must lie between 0 and 1, got {false_positive_rate!r}."
+            )
+        if not self.is_private:
+            return 1.0
+        grown = math.exp(min(self.epsilon, 700.0))
+        first = grown * false_positive_rate + self.delta
+        second = 1 - (1 - self.delta - false_positive_rate) / grown
+        return min(1.0, first, second)
