@@ -1,0 +1,52 @@
+"""The command line: `deniable train | plan | spend | report`.
+
+A command parses, calls and prints; what it knows lives further down. No command module imports
+torch when it is itself imported, so that `plan`, `spend` and `report` answer without loading it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from deniable.cli.plan import plan_command
+from deniable.cli.report import report_command
+from deniable.cli.spend import spend_command
+from deniable.cli.train import train_command
+from deniable.errors import DeniableError
+
+# Plain help reads the same in a terminal, a pipe and docs/cli.md. A bug shows Python's own
+# traceback: typer's prints local variables, and those may hold private data.
+app = typer.Typer(
+    name="deniable",
+    help="Train PyTorch models with differential privacy, and prove what is claimed.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("train")(train_command)
+app.command("plan")(plan_command)
+app.command("spend")(spend_command)
+app.command("report")(report_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit; `arguments` default to those of the process.
+
+    An error that deniable raises on purpose is a message on standard error and exit status 2;
+    anything else is a bug and keeps its traceback.
+
+    Raises:
+        SystemExit: always, with the exit status.
+    """
+    try:
+        app(args=arguments)
+    except DeniableError as problem:
+        print(f"deniable: {problem}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+__all__ = ["app", "main"]
