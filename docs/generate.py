@@ -1,0 +1,247 @@
+"""Write again what the docs repeat of the code: `cli.md`, `api.md`, the tests in `pitfalls.md`.
+
+`make docs` runs it; a test compares its answer with the pages, so they cannot drift from the code.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import typer.testing
+
+import deniable
+from deniable.cli import app
+
+DOCS = Path(__file__).parent
+TESTS = DOCS.parent / "tests"
+
+# The pieces that can be used alone, in the order of a gradient's way through them.
+MODULES = (
+    "deniable.plan",
+    "deniable.sampling",
+    "deniable.batches",
+    "deniable.session",
+    "deniable.gradients",
+    "deniable.bounds",
+    "deniable.noise",
+    "deniable.randomness",
+    "deniable.events",
+    "deniable.units",
+    "deniable.ledger",
+    "deniable.accounting",
+    "deniable.data",
+    "deniable.models",
+    "deniable.training",
+    "deniable.runfolder",
+    "deniable.report",
+    "deniable.errors",
+)
+
+CLI_INTRO = """\
+# The command line
+
+Written by `make docs` from the commands themselves. Options that are not given take the value in
+brackets. A mistake in them is a message on standard error and exit status 2.
+"""
+
+API_INTRO = """\
+# The public names
+
+Written by `make docs` from the docstrings. What most programs need is at the top level, under
+`deniable`; the modules after it hold the pieces for use alone. Each name is documented once,
+where it is first met.
+"""
+
+ENTRY = re.compile(r"^\*\*(privacy|users) (\d+)\.\*\*")
+
+
+def pages() -> dict[Path, str]:
+    """Every generated page by its path."""
+    return {
+        DOCS / "cli.md": cli_page(),
+        DOCS / "api.md": api_page(),
+        DOCS / "pitfalls.md": pitfalls_page((DOCS / "pitfalls.md").read_text(encoding="utf-8")),
+    }
+
+
+def cli_page() -> str:
+    """The help text of the program and of each of its commands."""
+    names = [command.name for command in app.registered_commands]
+    parts = [CLI_INTRO]
+    for name in ["", *(name for name in names if name)]:
+        asked = [*name.split(), "--help"]
+        answer = typer.testing.CliRunner().invoke(
+            app, asked, prog_name="deniable", env={"COLUMNS": "100", "TERM": "dumb"}
+        )
+        if answer.exit_code != 0:
+            raise RuntimeError(f"deniable {' '.join(asked)} failed: {answer.output}")
+        help_text = "\n".join(line.rstrip() for line in answer.output.strip().splitlines())
+        parts.append(f"## `{f'deniable {name}'.strip()}`\n\n```text\n{help_text}\n```\n")
+    return "\n".join(parts)
+
+
+def api_page() -> str:
+    """Every public name with its signature and docstring."""
+    parts = [API_INTRO]
+    seen: set[int] = set()
+    for module in (deniable, *(importlib.import_module(name) for name in MODULES)):
+        fresh = [(name, value) for name, value in public_names(module) if id(value) not in seen]
+        if not fresh:
+            continue
+        parts.append(f"## `{module.__name__}`\n")
+        if module is not deniable:
+            parts.append(markdown(inspect.getdoc(module) or ""))
+        for name, value in fresh:
+            seen.add(id(value))
+            parts.append(entry(f"{module.__name__}.{name}", value))
+    return "\n".join(parts)
+
+
+def public_names(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """What the module offers: its `__all__`, or else the classes and functions it defines."""
+    if exported := getattr(module, "__all__", None):
+        names = list(exported)
+    else:
+        names = [
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_")
+            and (inspect.isclass(value) or inspect.isroutine(value))
+            and getattr(value, "__module__", None) == module.__name__
+        ]
+    for name in names:
+        value = getattr(module, name)
+        if inspect.isclass(value) or inspect.isroutine(value):
+            yield name, value
+
+
+def entry(path: str, value: Any) -> str:
+    """One name: heading, signature, docstring, and a line for each public member."""
+    kind = "class" if inspect.isclass(value) else "def"
+    lines = [f"### `{path}`", "", "```python", f"{kind} {value.__name__}{signature(value)}", "```"]
+    lines += ["", markdown(inspect.getdoc(value) or "")]
+    if inspect.isclass(value):
+        members = [
+            f"- `{name}`: {summary(member)}"
+            for name, member in vars(value).items()
+            if not name.startswith("_")
+            and (inspect.isroutine(member) or isinstance(member, property))
+            and inspect.getdoc(member)
+        ]
+        lines += [*members, ""] if members else []
+    return "\n".join(lines)
+
+
+def summary(member: Any) -> str:
+    """The first sentence of a member's docstring."""
+    return " ".join((inspect.getdoc(member) or "").split("\n\n")[0].split())
+
+
+class _Verbatim:
+    """An annotation that prints as it was written, without the quotes of a string."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def signature(value: Any) -> str:
+    """The call signature as the source spells it; nothing for a class that is not called."""
+    if inspect.isclass(value) and issubclass(value, BaseException):
+        return ""
+    try:
+        found = inspect.signature(value)
+    except (TypeError, ValueError):
+        return ""
+
+    def plain(annotation: Any) -> Any:
+        return _Verbatim(annotation) if isinstance(annotation, str) else annotation
+
+    parameters = [
+        each.replace(annotation=plain(each.annotation)) for each in found.parameters.values()
+    ]
+    text = str(
+        found.replace(parameters=parameters, return_annotation=plain(found.return_annotation))
+    )
+    return text.removesuffix(" -> None") if inspect.isclass(value) else text
+
+
+def markdown(docstring: str) -> str:
+    """A Google-style docstring as Markdown: sections become lists, examples become fences."""
+    lines: list[str] = []
+    in_section = False
+    for paragraph in docstring.split("\n\n"):
+        first, *rest = paragraph.split("\n")
+        if first.startswith((">>>", "```")):
+            fence = [] if first.startswith("```") else ["```"]
+            lines += [*(["```pycon"] if fence else []), *paragraph.split("\n"), *fence, ""]
+        elif re.fullmatch(r"[A-Z][a-z]+:", first) and rest:
+            lines += [f"{first[:-1]}:", ""]
+            lines += [re.sub(r"^  ", "- " if line[4:5] != " " else "", line[2:]) for line in rest]
+            lines.append("")
+            in_section = True
+        else:
+            lines += [line.strip() if in_section else line for line in (first, *rest)]
+            lines.append("")
+            in_section = False
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def claimed_pitfalls(root: Path = TESTS) -> dict[str, list[str]]:
+    """Test names by the pitfall that their docstrings name, such as `privacy 3`."""
+    claims: dict[str, list[str]] = {}
+    for path in sorted(root.rglob("test_*.py")):
+        where = path.relative_to(root.parent).as_posix()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef) or not node.name.startswith("test"):
+                continue
+            _, _, tail = (ast.get_docstring(node) or "").partition("Pitfall")
+            for pitfall in dict.fromkeys(re.findall(r"(?:privacy|users) \d+", tail)):
+                claims.setdefault(pitfall, []).append(f"{where}::{node.name}")
+    return claims
+
+
+def pitfalls_page(page: str) -> str:
+    """The page with the list of tests under each pitfall written again; its words stay."""
+    claims = claimed_pitfalls()
+    lines: list[str] = []
+    pitfall: str | None = None
+
+    def close() -> None:
+        if pitfall is not None:
+            tests = [f"- `{test}`" for test in claims.get(pitfall, [])]
+            lines.extend(["", *(tests or ["- not yet built"]), ""])
+
+    for line in page.splitlines():
+        if found := ENTRY.match(line):
+            close()
+            pitfall = f"{found[1]} {found[2]}"
+        elif line.startswith("#"):
+            close()
+            pitfall = None
+        elif pitfall and (not line or line.startswith("- ")):
+            continue
+        lines.append(line)
+    close()
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+    """Write the pages and say which of them changed."""
+    for path, text in pages().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            print(f"docs/{path.name}: written")
+
+
+if __name__ == "__main__":
+    main()
