@@ -1,0 +1,19 @@
+"""From released events to (epsilon, delta), and back to the noise or the steps that reach a target.
+
+Importable without torch; dp-accounting, which does the mathematics, is imported on first use.
+"""
+
+from deniable.accounting.accountants import ACCOUNTANTS, Accountant, spent
+from deniable.accounting.calibrate import noise_multiplier_for, steps_for
+from deniable.accounting.pld import PldAccountant
+from deniable.accounting.rdp import RdpAccountant
+
+__all__ = [
+    "ACCOUNTANTS",
+    "Accountant",
+    "PldAccountant",
+    "RdpAccountant",
+    "noise_multiplier_for",
+    "spent",
+    "steps_for",
+]

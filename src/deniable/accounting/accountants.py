@@ -1,0 +1,60 @@
+"""The registry of accountants, and the one question they answer."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from deniable.accounting.pld import PldAccountant
+from deniable.accounting.rdp import RdpAccountant
+from deniable.errors import AccountingError
+from deniable.events import Event
+from deniable.units import Spent
+
+
+class Accountant(Protocol):
+    """Turns released events into epsilon; reads nothing else (contract 3).
+
+    Guarantees: the epsilon is an upper bound, never negative, never NaN; it grows with every event;
+    unknown events are refused.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name under which plans, commands and reports ask for it."""
+        ...
+
+    def epsilon(self, event: Event, delta: float) -> float:
+        """The epsilon at which `event` is (epsilon, delta)-private."""
+        ...
+
+
+ACCOUNTANTS: dict[str, Accountant] = {
+    each.name: each for each in (RdpAccountant(), PldAccountant())
+}
+
+
+def accountant_named(name: str) -> Accountant:
+    """The accountant registered under `name`.
+
+    Raises:
+        AccountingError: there is none.
+    """
+    if name not in ACCOUNTANTS:
+        raise AccountingError(
+            f"accountant must be one of {', '.join(sorted(ACCOUNTANTS))}, got {name!r}."
+        )
+    return ACCOUNTANTS[name]
+
+
+def spent(event: Event, delta: float, accountant: str = "pld") -> Spent:
+    """The (epsilon, delta) that the released `event` costs.
+
+    Raises:
+        AccountingError: delta is out of range, or there is no such accountant.
+        UnknownEventError: an event that is not known here.
+
+    >>> from deniable.events import GaussianEvent
+    >>> round(spent(GaussianEvent(5.0), 1e-5).epsilon, 2)
+    0.73
+    """
+    return Spent(accountant_named(accountant).epsilon(event, delta), delta)

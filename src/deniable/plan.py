@@ -1,0 +1,239 @@
+"""The frozen plan: what will be released, how often, and what that will cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from deniable.accounting import ACCOUNTANTS, noise_multiplier_for, spent, steps_for
+from deniable.errors import AccountingError, PlanError
+from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
+from deniable.units import Neighbouring
+
+
+@dataclass(frozen=True, init=False)
+class Plan:
+    """Poisson-sampled training with Gaussian noise; solves the one quantity that is left out.
+
+    Of `epsilon`, `noise_multiplier` and `steps` (or `epochs`), give two; the third is solved so
+    that the achieved `epsilon` never exceeds the one asked for. An epoch is
+    `examples // batch_size` steps. A noise multiplier of 0 is allowed, for tests and baselines:
+    epsilon is then infinite.
+
+    Attributes:
+        examples: the public number of examples.
+        batch_size: the expected batch size; drawn sizes vary around it.
+        steps: how many noisy sums are released.
+        noise_multiplier: standard deviation of the noise, over the sensitivity.
+        epsilon: what the whole plan costs, at most the epsilon asked for.
+        delta: the probability with which epsilon may fail to hold; well below `1 / examples`.
+        neighbouring: which data sets are compared.
+        accountant: "pld" (tight) or "rdp" (quick).
+
+    Raises:
+        PlanError: a value out of range, too many or too few quantities, or no solution.
+
+    >>> plan = Plan(60_000, 256, epochs=60, noise_multiplier=1.1, delta=1e-5)
+    >>> plan.steps, round(plan.epsilon, 2)
+    (14040, 2.38)
+    """
+
+    examples: int
+    batch_size: int
+    steps: int
+    noise_multiplier: float
+    epsilon: float
+    delta: float
+    neighbouring: Neighbouring
+    accountant: str
+
+    def __init__(
+        self,
+        examples: int,
+        batch_size: int,
+        *,
+        delta: float,
+        epsilon: float | None = None,
+        noise_multiplier: float | None = None,
+        steps: int | None = None,
+        epochs: float | None = None,
+        neighbouring: Neighbouring | str = Neighbouring.ADD_OR_REMOVE,
+        accountant: str = "pld",
+    ) -> None:
+        _check_sizes(examples, batch_size)
+        _check_privacy(delta, epsilon, noise_multiplier, accountant)
+        if epochs is not None:
+            steps = _steps_of(epochs, steps, examples // batch_size)
+        if steps is not None and not (_is_whole(steps) and steps >= 1):
+            raise PlanError(f"steps must be a whole number of at least 1, got {steps!r}.")
+        _check_one_left_out(epsilon, noise_multiplier, steps)
+        relation = _relation(neighbouring)
+        rate = batch_size / examples
+        try:
+            if noise_multiplier is None:
+                assert epsilon is not None and steps is not None
+                noise_multiplier = _least_noise(rate, steps, epsilon, delta, accountant)
+            elif steps is None:
+                assert epsilon is not None
+                steps = _most_steps(_step_event(rate, noise_multiplier), epsilon, delta, accountant)
+            event = SelfComposedEvent(_step_event(rate, noise_multiplier), steps)
+            achieved = spent(event, delta, accountant).epsilon
+        except AccountingError as problem:
+            raise PlanError(f"This plan cannot be solved: {problem}") from problem
+        self._fill(
+            examples, batch_size, steps, noise_multiplier, achieved, delta, relation, accountant
+        )
+
+    def _fill(self, *values: Any) -> None:
+        for name, value in zip(self.__dataclass_fields__, values, strict=True):
+            object.__setattr__(self, name, value)
+
+    @property
+    def sampling_rate(self) -> float:
+        """The probability with which an example joins a batch."""
+        return self.batch_size / self.examples
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many steps count as one pass: whole batches in the data set."""
+        return self.examples // self.batch_size
+
+    @property
+    def epochs(self) -> float:
+        """The number of passes that the steps amount to."""
+        return self.steps / self.steps_per_epoch
+
+    @property
+    def step_event(self) -> PoissonSampledEvent:
+        """What one step releases."""
+        return _step_event(self.sampling_rate, self.noise_multiplier)
+
+    @property
+    def event(self) -> SelfComposedEvent:
+        """What the whole plan releases."""
+        return SelfComposedEvent(self.step_event, self.steps)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain JSON values; an infinite epsilon is written as None."""
+        values = asdict(self)
+        values["neighbouring"] = self.neighbouring.value
+        values["epsilon"] = self.epsilon if math.isfinite(self.epsilon) else None
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Plan:
+        """The plan that `to_json` wrote; nothing is solved again.
+
+        Raises:
+            PlanError: a field is missing, unknown or out of range.
+        """
+        names = set(cls.__dataclass_fields__)
+        if set(values) != names:
+            raise PlanError(
+                f"A saved plan must have the fields {', '.join(sorted(names))}, "
+                f"got {', '.join(sorted(values))}."
+            )
+        fields = dict(values)
+        _check_sizes(fields["examples"], fields["batch_size"])
+        if not (_is_whole(fields["steps"]) and fields["steps"] >= 1):
+            raise PlanError(f"steps must be a whole number of at least 1, got {fields['steps']!r}.")
+        _check_privacy(
+            fields["delta"], fields["epsilon"], fields["noise_multiplier"], fields["accountant"]
+        )
+        fields["neighbouring"] = _relation(fields["neighbouring"])
+        fields["epsilon"] = math.inf if fields["epsilon"] is None else fields["epsilon"]
+        plan = object.__new__(cls)
+        plan._fill(*(fields[name] for name in cls.__dataclass_fields__))
+        return plan
+
+
+def _step_event(rate: float, noise_multiplier: float) -> PoissonSampledEvent:
+    return PoissonSampledEvent(rate, GaussianEvent(noise_multiplier))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_sizes(examples: int, batch_size: int) -> None:
+    if not (_is_whole(examples) and examples >= 1):
+        raise PlanError(f"examples must be a whole number of at least 1, got {examples!r}.")
+    if not (_is_whole(batch_size) and 1 <= batch_size <= examples):
+        raise PlanError(
+            f"batch_size must be a whole number between 1 and examples = {examples}, "
+            f"got {batch_size!r}."
+        )
+
+
+def _check_privacy(
+    delta: float, epsilon: float | None, noise_multiplier: float | None, accountant: str
+) -> None:
+    if not 0 < delta < 1:
+        raise PlanError(
+            f"delta must lie strictly between 0 and 1, got {delta!r}. Take one well below "
+            "1 / examples, such as 1e-5."
+        )
+    if epsilon is not None and not 0 < epsilon < math.inf:
+        raise PlanError(f"epsilon must be finite and above 0, got {epsilon!r}.")
+    if noise_multiplier is not None and not 0 <= noise_multiplier < math.inf:
+        raise PlanError(
+            f"noise_multiplier must be finite and at least 0, got {noise_multiplier!r}."
+        )
+    if accountant not in ACCOUNTANTS:
+        raise PlanError(
+            f"accountant must be one of {', '.join(sorted(ACCOUNTANTS))}, got {accountant!r}."
+        )
+
+
+def _steps_of(epochs: float, steps: int | None, steps_per_epoch: int) -> int:
+    if steps is not None:
+        raise PlanError(f"Give steps or epochs, not both: got {steps!r} and {epochs!r}.")
+    if not 0 < epochs < math.inf:
+        raise PlanError(f"epochs must be finite and above 0, got {epochs!r}.")
+    counted = round(epochs * steps_per_epoch)
+    if counted < 1:
+        raise PlanError(
+            f"{epochs!r} epochs of {steps_per_epoch} steps hold no whole step. Give more epochs, "
+            "a smaller batch_size, or steps."
+        )
+    return counted
+
+
+def _check_one_left_out(
+    epsilon: float | None, noise_multiplier: float | None, steps: int | None
+) -> None:
+    quantities = {"epsilon": epsilon, "noise_multiplier": noise_multiplier, "steps": steps}
+    given = [name for name, value in quantities.items() if value is not None]
+    if len(given) != 2:
+        raise PlanError(
+            "Give exactly two of epsilon, noise_multiplier and steps (or epochs), and the third is "
+            f"solved; got {', '.join(given) or 'none of them'}."
+        )
+
+
+def _relation(neighbouring: Neighbouring | str) -> Neighbouring:
+    try:
+        return Neighbouring(neighbouring)
+    except ValueError:
+        known = ", ".join(each.value for each in Neighbouring)
+        raise PlanError(f"neighbouring must be one of {known}, got {neighbouring!r}.") from None
+
+
+def _least_noise(rate: float, steps: int, epsilon: float, delta: float, accountant: str) -> float:
+    def event_at(noise_multiplier: float) -> SelfComposedEvent:
+        return SelfComposedEvent(_step_event(rate, noise_multiplier), steps)
+
+    return noise_multiplier_for(event_at, epsilon, delta, accountant)
+
+
+def _most_steps(step: PoissonSampledEvent, epsilon: float, delta: float, accountant: str) -> int:
+    steps = steps_for(step, epsilon, delta, accountant)
+    if steps < 1:
+        raise PlanError(
+            f"One step alone costs more than epsilon = {epsilon:g} at noise multiplier "
+            f"{step.event.noise_multiplier:g}. Use more noise, a smaller batch_size or a larger "
+            "epsilon."
+        )
+    return steps
