@@ -1,0 +1,109 @@
+"""Gaussian noise scaled to a sensitivity."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from deniable.events import GaussianEvent
+from deniable.noise.generators import NoiseGenerator
+from deniable.units import BoundedSum
+
+# Values of noise held at once, beside the sum that they are added to.
+_CHUNK: Final = 1 << 22
+
+
+class Gaussian:
+    """Adds Gaussian noise of standard deviation `noise_multiplier * sensitivity` to a sum.
+
+    The Gaussian mechanism (Dwork & Roth, 2014, "The Algorithmic Foundations of Differential
+    Privacy", section 3.5.3 and appendix A): every coordinate of every sum receives its own draw.
+
+    Args:
+        noise_multiplier: sigma, at least 0. 0 adds nothing and guarantees nothing.
+
+    Raises:
+        ValueError: the multiplier is negative, infinite or NaN.
+
+    >>> from deniable.noise import noise_generator
+    >>> from deniable.units import Sensitivity
+    >>> bounded = BoundedSum({"weight": torch.zeros(3)}, Sensitivity(1.0))
+    >>> generator = noise_generator(bytes(32), torch.device("cpu"))
+    >>> Gaussian(noise_multiplier=1.1).add(bounded, generator)["weight"].shape
+    torch.Size([3])
+    """
+
+    def __init__(self, noise_multiplier: float) -> None:
+        self._event = GaussianEvent(float(noise_multiplier))
+
+    @property
+    def event(self) -> GaussianEvent:
+        """What one call to `add` releases."""
+        return self._event
+
+    def add(self, bounded: BoundedSum, generator: NoiseGenerator) -> dict[str, Tensor]:
+        """The sums with noise added, by name: new tensors, the given ones are not modified.
+
+        One buffer is drawn for all sums of a device. The results are float32 at least: noise is
+        never rounded to 16 bits here, and a float16 or bfloat16 sum comes back as float32. With a
+        noise multiplier (or a sensitivity) of 0 the very sums come back and nothing is drawn.
+
+        Args:
+            bounded: real floating-point sums of any shapes, dtypes and devices.
+            generator: where the standard normal values come from.
+
+        Raises:
+            TypeError: `bounded` is no `BoundedSum`, or a sum is not of real floating point.
+            ValueError: the standard deviation is too small or too large for float32.
+        """
+        if not isinstance(bounded, BoundedSum):
+            raise TypeError(
+                f"Noise needs a BoundedSum, got {type(bounded).__name__}: without a sensitivity it "
+                "cannot be scaled. Let a bound such as deniable.Clip make the sum."
+            )
+        sigma, sensitivity = self._event.noise_multiplier, bounded.sensitivity.value
+        if sigma == 0 or sensitivity == 0:
+            return dict(bounded.sums)
+        deviation = sigma * sensitivity
+        limits = torch.finfo(torch.float32)
+        if not limits.tiny <= deviation <= limits.max:
+            raise ValueError(
+                f"The standard deviation {sigma:g} * {sensitivity:g} must be a normal float32, got "
+                f"{deviation:g}. Choose a bound on another scale."
+            )
+        groups: defaultdict[tuple[torch.device, torch.dtype], list[str]] = defaultdict(list)
+        for name, value in bounded.sums.items():
+            groups[value.device, _noisy_dtype(name, value)].append(name)
+        noisy: dict[str, Tensor] = {}
+        for (_, dtype), names in groups.items():
+            sums = [bounded.sums[name] for name in names]
+            noisy.update(zip(names, _add(sums, dtype, deviation, generator), strict=True))
+        return {name: noisy[name] for name in bounded.sums}
+
+
+def _add(
+    sums: Sequence[Tensor], dtype: torch.dtype, deviation: float, generator: NoiseGenerator
+) -> list[Tensor]:
+    """The sums plus noise, as views of one new buffer."""
+    with torch.no_grad():
+        flat = torch.cat([each.reshape(-1).to(dtype) for each in sums])
+        drawn = torch.promote_types(dtype, generator.precision)
+        for part in torch.split(flat, _CHUNK):
+            noise = generator.normal(part.shape, dtype=drawn, device=flat.device)
+            # In the wider of the two dtypes, then rounded once to the sum's.
+            part.add_(noise, alpha=deviation)
+        pieces = torch.split(flat, [each.numel() for each in sums])
+        return [piece.view(each.shape) for piece, each in zip(pieces, sums, strict=True)]
+
+
+def _noisy_dtype(name: str, value: Tensor) -> torch.dtype:
+    if not value.dtype.is_floating_point:
+        raise TypeError(
+            f"Noise needs sums of real floating point, but {name!r} is {value.dtype}. Freeze that "
+            "parameter (requires_grad=False) or convert it."
+        )
+    return torch.promote_types(value.dtype, torch.float32)
