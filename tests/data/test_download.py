@@ -53,7 +53,7 @@ def test_a_connection_that_is_always_cut_off_is_given_up_and_kept(
     server: Any, hasty: Patience, tmp_path: Path
 ) -> None:
     server.script = ["cut"] * 3
-    with pytest.raises(DataError, match="given up after 3 attempts; .* cut off at") as error:
+    with pytest.raises(DataError, match=r"given up after 3 attempts; .* cut off at") as error:
         fetch(server.file(), tmp_path, patience=hasty)
     kept = part(tmp_path).stat().st_size
     assert f"{kept:,} bytes are kept" in str(error.value)
