@@ -1,1 +1,55 @@
-"""Train PyTorch models with differential privacy, and prove what is claimed."""
+"""Train PyTorch models with differential privacy, and prove what is claimed.
+
+```
+plan = deniable.Plan(examples=60_000, batch_size=256, epochs=15, epsilon=3.0, delta=1e-5)
+private = deniable.attach(model, optimizer, plan, bound=deniable.Clip(1.0))
+```
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deniable.bounds import Bound, Clip
+    from deniable.errors import DeniableError
+    from deniable.ledger import Ledger
+    from deniable.plan import Plan
+    from deniable.session import PrivateSession, attach
+    from deniable.units import Neighbouring, Spent
+
+__version__ = "0.1.0"
+
+# Loaded on first use, so that what needs no torch (plans, ledgers, reports) never imports it.
+_HOME = {
+    "Bound": "bounds",
+    "Clip": "bounds",
+    "DeniableError": "errors",
+    "Ledger": "ledger",
+    "Neighbouring": "units",
+    "Plan": "plan",
+    "PrivateSession": "session",
+    "Spent": "units",
+    "attach": "session",
+}
+
+__all__ = [
+    "Bound",
+    "Clip",
+    "DeniableError",
+    "Ledger",
+    "Neighbouring",
+    "Plan",
+    "PrivateSession",
+    "Spent",
+    "attach",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'deniable' has no attribute {name!r}")
+    value = getattr(import_module(f"deniable.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

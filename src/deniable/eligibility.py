@@ -1,0 +1,89 @@
+"""Which models and optimizers can be made private, and which parameters of them are bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from deniable.errors import AttachError
+
+
+def bound_parameters(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:
+    """The trainable parameters, by name, once everything about them is in order.
+
+    Raises:
+        AttachError: what stands in the way, and the mend.
+    """
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise AttachError(
+            "LBFGS evaluates the loss several times a step, each of which would be a release. "
+            "Use a first-order optimizer such as SGD, Adam or Adagrad."
+        )
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and (module.training or _trainable(module)):
+            raise AttachError(
+                f"'{name}' is a {type(module).__name__}: its batch statistics mix the examples of "
+                "a batch, so no bound per example exists. Replace it with nn.GroupNorm or "
+                "nn.LayerNorm, or freeze it: eval() and requires_grad_(False)."
+            )
+    in_model = dict(model.named_parameters())
+    names = {id(parameter): name for name, parameter in in_model.items()}
+    optimized = [each for group in optimizer.param_groups for each in group["params"]]
+    strangers = sum(id(each) not in names for each in optimized)
+    if strangers:
+        raise AttachError(
+            f"The optimizer holds {strangers} parameters that are not the model's. Attach the "
+            "module that owns every parameter the optimizer updates, e.g. an nn.ModuleList."
+        )
+    held = {id(each) for each in optimized}
+    left_out = [
+        name for name, each in in_model.items() if each.requires_grad and id(each) not in held
+    ]
+    if left_out:
+        raise AttachError(
+            f"Parameter '{left_out[0]}' ({len(left_out)} in all) is trainable but not in the "
+            "optimizer, so its gradient would stay unbounded in .grad. Give it to the optimizer, "
+            "or freeze it with requires_grad_(False)."
+        )
+    bound = {name: each for name, each in in_model.items() if each.requires_grad}
+    if not bound:
+        raise AttachError("The model has no trainable parameter; there is nothing to train.")
+    for name, each in bound.items():
+        if not each.is_floating_point():
+            raise AttachError(f"Parameter '{name}' must be real floating point, got {each.dtype}.")
+        each.grad = None
+    return bound
+
+
+def check_unchanged(
+    model: nn.Module, optimizer: Optimizer, bound: Mapping[str, nn.Parameter]
+) -> None:
+    """Notice parameters that were swapped, added, frozen or unfrozen after `attach`.
+
+    Raises:
+        AttachError: naming the parameter.
+    """
+    known = {id(parameter) for parameter in bound.values()}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad != (id(parameter) in known):
+            what = "swapped, added or unfrozen" if parameter.requires_grad else "frozen"
+            raise AttachError(
+                f"Parameter '{name}' was {what} after attach, so it would train without a bound or "
+                "not at all. detach(), change the model, then attach again."
+            )
+    held = {id(each) for group in optimizer.param_groups for each in group["params"]}
+    missing = [name for name, each in bound.items() if id(each) not in held]
+    present = sum(1 for _ in model.parameters())
+    if missing or held - known - {id(each) for each in model.parameters()}:
+        raise AttachError(
+            f"The optimizer's parameters changed after attach ({', '.join(missing[:3])}"
+            f"{'...' if missing[3:] else ''} of {present}). detach(), change them, attach again."
+        )
+
+
+def _trainable(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())

@@ -1,0 +1,204 @@
+"""What one use adds to the per-unit gradients of one parameter, and three ways to reduce it.
+
+A bound asks two questions of per-unit gradients: their squared norms, and their weighted sum. A
+contribution answers both without, as a rule, ever forming one gradient per unit:
+
+- **rank one** (`Outer` with one position per unit): `|l r^T|^2 = |l|^2 |r|^2` (Goodfellow, 2015,
+  "Efficient Per-Example Gradient Computations");
+- **Gram** (`Outer` with several positions): `|sum_t l_t r_t^T|^2 = sum_{s,t} <l_s,l_t><r_s,r_t>`
+  (Rochette, Manoel & Tramel, 2019, "Efficient Per-Example Gradient Computations in Convolutional
+  Neural Networks", section 4; Li et al., 2022, "Large Language Models Can Be Strong Differentially
+  Private Learners", section 4);
+- **instantiate** (`Dense`): form the gradient of each unit; sums are then matrix-vector products.
+
+Shapes: `n` units, `T` positions per unit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+
+def accurate(tensor: Tensor) -> Tensor:
+    """At least float32: half-precision gradients are squared and summed in float32."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+class Contribution(ABC):
+    """The gradients of `n` units with respect to one parameter, in some factored form."""
+
+    @abstractmethod
+    def squared_norms(self) -> Tensor:
+        """The squared L2 norm of each unit's gradient, shape `(n,)`."""
+
+    @abstractmethod
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """`sum_i weights[i] * gradient_i`, in the parameter's shape."""
+
+    @abstractmethod
+    def dense(self) -> Dense:
+        """One gradient per unit."""
+
+    @abstractmethod
+    def only(self, keep: Tensor) -> Contribution:
+        """The same with every unit outside the mask `keep`, shape `(n,)`, set to exactly zero."""
+
+
+@dataclass
+class Dense(Contribution):
+    """One gradient per unit: `values` has shape `(n, *parameter.shape)`."""
+
+    values: Tensor
+
+    def squared_norms(self) -> Tensor:
+        """See `Contribution.squared_norms`."""
+        flat = accurate(self.values).flatten(1)
+        return torch.einsum("np,np->n", flat, flat)
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """See `Contribution.weighted_sum`."""
+        flat = accurate(self.values).flatten(1)
+        return (weights.to(flat.dtype) @ flat).view(self.values.shape[1:])
+
+    def dense(self) -> Dense:
+        """See `Contribution.dense`."""
+        return self
+
+    def only(self, keep: Tensor) -> Dense:
+        """See `Contribution.only`."""
+        return Dense(_keep(self.values, keep))
+
+
+@dataclass
+class OneHot:
+    """One-hot rows, never formed: `indices` of shape `(n, T)` into `size` columns."""
+
+    indices: Tensor
+    size: int
+
+
+@dataclass
+class Outer(Contribution):
+    """`gradient_i = sum_t left[i, t] (x) right[i, t]`, viewed in the parameter's `shape`.
+
+    Attributes:
+        left: `(n, T, L)`, or one-hot rows.
+        right: `(n, T, R)`.
+        shape: the parameter's shape; `L * R` elements.
+    """
+
+    left: Tensor | OneHot
+    right: Tensor
+    shape: torch.Size
+
+    @property
+    def positions(self) -> int:
+        """`T`: how many outer products add up to one unit's gradient."""
+        return self.right.shape[1]
+
+    @property
+    def left_size(self) -> int:
+        """`L`."""
+        return self.left.size if isinstance(self.left, OneHot) else self.left.shape[2]
+
+    def squared_norms(self) -> Tensor:
+        """See `Contribution.squared_norms`."""
+        return inner_products(self, self)
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """See `Contribution.weighted_sum`."""
+        right = accurate(self.right)
+        weights = weights.to(right.dtype)[:, None, None]
+        if isinstance(self.left, OneHot):
+            total = right.new_zeros(self.left.size, right.shape[2])
+            total.index_add_(0, self.left.indices.flatten(), (right * weights).flatten(0, 1))
+            return total.view(self.shape)
+        left = accurate(self.left)
+        if left.shape[2] <= right.shape[2]:
+            left = left * weights
+        else:
+            right = right * weights
+        return (left.flatten(0, 1).T @ right.flatten(0, 1)).view(self.shape)
+
+    def dense(self) -> Dense:
+        """See `Contribution.dense`."""
+        right = accurate(self.right)
+        n = right.shape[0]
+        if isinstance(self.left, OneHot):
+            values = right.new_zeros(n, self.left.size, right.shape[2])
+            index = self.left.indices[:, :, None].expand_as(right)
+            values.scatter_add_(1, index, right)
+        else:
+            values = torch.bmm(accurate(self.left).transpose(1, 2), right)
+        return Dense(values.view(n, *self.shape))
+
+    def only(self, keep: Tensor) -> Outer:
+        """See `Contribution.only`."""
+        left = self.left if isinstance(self.left, OneHot) else _keep(self.left, keep)
+        return Outer(left, _keep(self.right, keep), self.shape)
+
+
+def _keep(values: Tensor, keep: Tensor) -> Tensor:
+    shaped = keep.view(-1, *([1] * (values.ndim - 1)))
+    return torch.where(shaped, values, values.new_zeros(()))
+
+
+def inner_products(a: Outer, b: Outer) -> Tensor:
+    """`<gradient_a_i, gradient_b_i>` for every unit, shape `(n,)`, from two small Gram matrices."""
+    if a is b and a.positions == 1:
+        right = accurate(a.right)[:, 0]
+        squares = torch.einsum("nr,nr->n", right, right)
+        if isinstance(a.left, OneHot):
+            return squares
+        left = accurate(a.left)[:, 0]
+        return squares * torch.einsum("nl,nl->n", left, left)
+    right_gram = torch.bmm(accurate(a.right), accurate(b.right).transpose(1, 2))
+    return torch.einsum("nst,nst->n", _left_gram(a.left, b.left, right_gram.dtype), right_gram)
+
+
+def _left_gram(a: Tensor | OneHot, b: Tensor | OneHot, dtype: torch.dtype) -> Tensor:
+    if isinstance(a, OneHot) and isinstance(b, OneHot):
+        return (a.indices[:, :, None] == b.indices[:, None, :]).to(dtype)
+    if isinstance(a, OneHot) and isinstance(b, Tensor):
+        index = a.indices[:, None, :].expand(-1, b.shape[1], -1)
+        return accurate(b).gather(2, index).transpose(1, 2)
+    if isinstance(b, OneHot):
+        return _left_gram(b, a, dtype).transpose(1, 2)
+    assert isinstance(a, Tensor)
+    return torch.bmm(accurate(a), accurate(b).transpose(1, 2))
+
+
+@dataclass
+class Several(Contribution):
+    """A parameter used several times (tied weights, a module called twice): the sum of its uses."""
+
+    parts: list[Contribution]
+
+    def squared_norms(self) -> Tensor:
+        """See `Contribution.squared_norms`: cross terms between the uses included."""
+        outers = [part for part in self.parts if isinstance(part, Outer)]
+        if len(outers) < len(self.parts):
+            return self.dense().squared_norms()
+        total = torch.zeros((), dtype=outers[0].right.dtype, device=outers[0].right.device)
+        for i, a in enumerate(outers):
+            total = total + a.squared_norms()
+            for b in outers[:i]:
+                total = total + 2 * inner_products(a, b)
+        return total
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """See `Contribution.weighted_sum`."""
+        return reduce(torch.add, (part.weighted_sum(weights) for part in self.parts))
+
+    def dense(self) -> Dense:
+        """See `Contribution.dense`."""
+        return Dense(reduce(torch.add, (part.dense().values for part in self.parts)))
+
+    def only(self, keep: Tensor) -> Several:
+        """See `Contribution.only`."""
+        return Several([part.only(keep) for part in self.parts])

@@ -1,0 +1,111 @@
+"""Per-unit gradients of one call by `torch.func`: correct for any function, fast for none.
+
+Only the one call is differentiated again, on the inputs and output gradients that it met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from deniable.errors import CaptureError
+from deniable.gradients.contributions import Contribution, Dense, Outer
+
+if TYPE_CHECKING:
+    from deniable.gradients.capture import Derived, Use
+
+Pairs = Iterator[tuple[Any, Contribution]]
+
+# Elements of per-unit gradients that one chunk may form at once, beside the result itself.
+_CHUNK_ELEMENTS = 1 << 24
+
+_TRANSPOSES = {
+    torch.t, Tensor.t, Tensor.t_, Tensor.T.__get__, Tensor.mT.__get__,  # type: ignore[attr-defined]
+}  # fmt: skip
+
+
+def per_unit_gradients(use: Use) -> Pairs:
+    """`(parameter, Dense)` for every bound argument of a use."""
+    leaves, structure = tree_flatten((use.args, use.kwargs))
+    bound = [k for k, leaf in enumerate(leaves) if use.is_bound(leaf)]
+    unique = list({id(leaves[k]): k for k in bound}.values())
+    batched: dict[int, Tensor] = {}
+    for k, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor) and k not in bound and use.forward.carries_rows(leaf):
+            batched[k] = use.layout(leaf).split_keeping_rank(leaf.detach(), use.n)
+    grads = {
+        position: use.layout(grad).split_keeping_rank(grad, use.n)
+        for position, grad in use.grads.items()
+    }
+
+    def call(values: tuple[Tensor, ...], slices: dict[int, Tensor]) -> tuple[Tensor, ...]:
+        by_id = {id(leaves[k]): value for k, value in zip(unique, values, strict=True)}
+        filled = [
+            by_id[id(leaf)] if k in bound else slices.get(k, leaf) for k, leaf in enumerate(leaves)
+        ]
+        args, kwargs = tree_unflatten(filled, structure)
+        result = use.function(*args, **kwargs)
+        outputs = result if isinstance(result, (tuple, list)) else [result]
+        return tuple(outputs[position] for position in use.grads)
+
+    def one_unit(slices: dict[int, Tensor], grad: dict[int, Tensor]) -> tuple[Tensor, ...]:
+        values = tuple(leaves[k].detach() for k in unique)
+        outputs, pull = torch.func.vjp(lambda *each: call(each, slices), *values)
+        matched = tuple(
+            each.to(output.dtype) for each, output in zip(grad.values(), outputs, strict=True)
+        )
+        return tuple(pull(matched))
+
+    largest = max(leaves[k].numel() for k in unique)
+    try:
+        gradients = torch.func.vmap(
+            one_unit, randomness="error", chunk_size=max(1, _CHUNK_ELEMENTS // largest)
+        )(batched, grads)
+    except RuntimeError as problem:
+        raise use.error(
+            "it has no per-unit rule, and torch.func could not differentiate it row by row "
+            f"({str(problem).splitlines()[0]}). Write the same computation with functions whose "
+            "batch dimension is explicit"
+        ) from problem
+    for k, gradient in zip(unique, gradients, strict=True):
+        yield leaves[k], Dense(gradient)
+
+
+def through(
+    derived: Derived, contribution: Contribution, n: int, slot: Callable[[object], Any]
+) -> Pairs:
+    """Push the per-unit gradients of a derived parameter back to what it was computed from."""
+    if derived.function in _TRANSPOSES or _is_matrix_transpose(derived):
+        parent = derived.args[0]
+        if isinstance(contribution, Outer) and isinstance(contribution.left, Tensor):
+            yield parent, Outer(contribution.right, contribution.left, parent.shape)
+            return
+    leaves, structure = tree_flatten((derived.args, derived.kwargs))
+    bound = {id(leaf): k for k, leaf in enumerate(leaves) if slot(leaf) is not None}
+
+    def compute(*values: Tensor) -> Tensor:
+        by_id = dict(zip(bound, values, strict=True))
+        filled = [by_id.get(id(leaf), leaf) for leaf in leaves]
+        args, kwargs = tree_unflatten(filled, structure)
+        result = derived.function(*args, **kwargs)
+        value: Tensor = result if derived.output is None else result[derived.output]
+        return value
+
+    parents = [leaves[k] for k in bound.values()]
+    _, pull = torch.func.vjp(compute, *(parent.detach() for parent in parents))
+    values = contribution.dense().values.to(derived.value.dtype)
+    if len(values) != n:
+        raise CaptureError(f"Expected {n} per-unit gradients, got {len(values)}.")
+    for parent, gradient in zip(parents, torch.func.vmap(pull)(values), strict=True):
+        yield parent, Dense(gradient)
+
+
+def _is_matrix_transpose(derived: Derived) -> bool:
+    named = derived.function in (torch.transpose, Tensor.transpose)
+    if not named or derived.value.ndim != 2 or derived.kwargs:
+        return False
+    return sorted(dim % 2 for dim in derived.args[1:]) == [0, 1]

@@ -1,0 +1,229 @@
+"""The one registry of per-unit rules: torch function -> how its parameters' gradients factor.
+
+A rule is a function with the signature of the torch function that it explains, preceded by the
+`Use` (which knows the units) and the gradient of the output. It yields `(parameter, contribution)`
+pairs; pairs for arguments that are not bound are ignored. A torch function without a rule goes
+through `fallback.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deniable.gradients.contributions import Contribution, Dense, OneHot, Outer, accurate
+from deniable.gradients.convolution import Convolution
+from deniable.gradients.layout import WHOLE
+
+if TYPE_CHECKING:
+    from deniable.gradients.capture import Use
+
+Pairs = Iterator[tuple[Any, Contribution]]
+Rule = Callable[..., Pairs]
+RULES: dict[Callable[..., Any], Rule] = {}
+
+
+def explains(*functions: Callable[..., Any]) -> Callable[[Rule], Rule]:
+    """Register a rule for torch functions."""
+
+    def register(rule: Rule) -> Rule:
+        for function in functions:
+            RULES[function] = rule
+        return rule
+
+    return register
+
+
+@explains(F.linear)
+def linear(use: Use, grad: Tensor, input: Tensor, weight: Tensor, bias: Any = None) -> Pairs:
+    """`y = x W^T + b`: one outer product per position."""
+    g = use.positions(grad, like=input, features=1)
+    yield weight, Outer(g, use.positions(input, features=1), weight.shape)
+    if use.is_bound(bias):
+        yield bias, Dense(accurate(g).sum(1))
+
+
+@explains(torch.addmm)
+def addmm(
+    use: Use, grad: Tensor, input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any
+) -> Pairs:
+    """`y = b + x W`: a linear layer stored the other way round."""
+    if scales or use.is_bound(mat1) or not use.is_bound(mat2):
+        yield from use.by_vmap()
+        return
+    g = use.positions(grad, like=mat1, features=1)
+    yield mat2, Outer(use.positions(mat1, features=1), g, mat2.shape)
+    if use.is_bound(input):
+        yield input, Dense(reduce_to(use.units(grad, like=mat1, features=1), input.shape))
+
+
+@explains(torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__)
+def matmul(use: Use, grad: Tensor, input: Tensor, other: Tensor) -> Pairs:
+    """`y = x W` with a matrix `W`; every other product is differentiated as it stands."""
+    if use.is_bound(input) or other.ndim != 2 or input.ndim < 2:
+        yield from use.by_vmap()
+        return
+    g = use.positions(grad, like=input, features=1)
+    yield other, Outer(use.positions(input, features=1), g, other.shape)
+
+
+def reduce_to(per_unit: Tensor, shape: Sequence[int]) -> Tensor:
+    """Sum what broadcasting repeated: `(n, ...)`, units split off, down to `(n, *shape)`."""
+    n = per_unit.shape[0]
+    extra = per_unit.ndim - 1 - len(shape)
+    reduced = accurate(per_unit)
+    if extra > 0:
+        reduced = reduced.flatten(1, extra).sum(1)
+    return reduced.sum_to_size(n, *shape)
+
+
+def _broadcast_gradient(use: Use, grad: Tensor, operand: Tensor) -> Tensor:
+    """The gradient of a broadcast operand, per unit: units may lie inside its own shape."""
+    return reduce_to(use.layout(grad).split_keeping_rank(grad, use.n), operand.shape)
+
+
+def _same_shape_after_broadcast(use: Use, operand: Tensor, grad: Tensor) -> bool:
+    """Whether the operand has no extent along the units, so that its gradient just adds up."""
+    layout = use.layout(grad)
+    if layout is WHOLE:
+        return True
+    aligned = operand.ndim - grad.ndim + layout.dim
+    return aligned < 0 or operand.shape[aligned] == 1
+
+
+@explains(
+    torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__,
+)  # fmt: skip
+def add(use: Use, grad: Tensor, input: Any, other: Any, *, alpha: float = 1) -> Pairs:
+    """`y = a + b` with broadcasting: the gradient itself, summed over what was repeated."""
+    for operand, scale in ((input, 1.0), (other, float(alpha))):
+        if use.is_bound(operand):
+            if not _same_shape_after_broadcast(use, operand, grad):
+                yield from use.by_vmap()
+                return
+            yield operand, Dense(_broadcast_gradient(use, grad, operand) * scale)
+
+
+@explains(torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__)
+def mul(use: Use, grad: Tensor, input: Any, other: Any) -> Pairs:
+    """`y = a * b` with broadcasting."""
+    for operand, factor in ((input, other), (other, input)):
+        if use.is_bound(operand):
+            if not _same_shape_after_broadcast(use, operand, grad) or use.is_bound(factor):
+                yield from use.by_vmap()
+                return
+            yield operand, Dense(_broadcast_gradient(use, accurate(grad) * factor, operand))
+
+
+@explains(Tensor.expand, Tensor.expand_as, torch.broadcast_to, Tensor.broadcast_to)
+def expand(use: Use, grad: Tensor, input: Tensor, *shape: Any, **options: Any) -> Pairs:
+    """A parameter repeated for every unit (class tokens, position tables)."""
+    yield input, Dense(_broadcast_gradient(use, grad, input))
+
+
+@explains(F.embedding)
+def embedding(
+    use: Use,
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Pairs:
+    """A linear layer on one-hot rows, which are never formed."""
+    if max_norm is not None or scale_grad_by_freq:
+        raise use.error(
+            "an embedding with max_norm or scale_grad_by_freq lets the units of a batch change "
+            "each other's gradients. Build it without these options"
+        )
+    indices = use.positions(input, features=0)
+    g = use.positions(grad, like=input, features=1)
+    if padding_idx is not None:
+        padding = padding_idx % weight.shape[0]
+        g = torch.where((indices == padding)[:, :, None], g.new_zeros(()), g)
+    yield weight, Outer(OneHot(indices, weight.shape[0]), g, weight.shape)
+
+
+@explains(F.conv1d, F.conv2d, F.conv3d)
+def convolution(
+    use: Use,
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Pairs:
+    """Cross-correlation in one to three dimensions."""
+    spatial = weight.ndim - 2
+    if input.ndim == spatial + 1:
+        raise use.error(
+            "a convolution was called without a batch dimension. Add one in front of its input"
+        )
+    g = use.units(grad, like=input, features=spatial + 1)
+    x = use.units(input, features=spatial + 1)
+    if g.ndim == spatial + 2:
+        g, x = g[:, None], x[:, None]
+    yield weight, Convolution.of(x, g, weight.shape, stride, padding, dilation, groups)
+    if use.is_bound(bias):
+        yield bias, Dense(accurate(g).flatten(3).sum(dim=(1, 3)))
+
+
+@explains(F.layer_norm)
+def layer_norm(
+    use: Use,
+    grad: Tensor,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+) -> Pairs:
+    """`y = w * normalised(x) + b` over the last dimensions."""
+    features = len(normalized_shape)
+    g = accurate(use.units(grad, like=input, features=features))
+    middle = tuple(range(1, g.ndim - features))
+    if use.is_bound(weight):
+        normalised = F.layer_norm(accurate(input), normalized_shape, None, None, eps)
+        product = g * use.units(normalised, like=input, features=features)
+        yield weight, Dense(product.sum(middle) if middle else product)
+    if use.is_bound(bias):
+        yield bias, Dense(g.sum(middle) if middle else g)
+
+
+@explains(F.group_norm)
+def group_norm(
+    use: Use,
+    grad: Tensor,
+    input: Tensor,
+    num_groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+) -> Pairs:
+    """`y = w * normalised(x) + b` over channels in dimension 1."""
+    features = input.ndim - 1
+    g = _channels(accurate(use.units(grad, like=input, features=features)), features)
+    if use.is_bound(weight):
+        normalised = F.group_norm(accurate(input), num_groups, None, None, eps)
+        x = _channels(use.units(normalised, like=input, features=features), features)
+        yield weight, Dense(torch.einsum("ntcs,ntcs->nc", g, x))
+    if use.is_bound(bias):
+        yield bias, Dense(g.sum(dim=(1, 3)))
+
+
+def _channels(per_unit: Tensor, features: int) -> Tensor:
+    """`(n, [T,] C, *spatial)` as `(n, T, C, S)`."""
+    n, channels = per_unit.shape[0], per_unit.shape[-features]
+    spatial = math.prod(per_unit.shape[per_unit.ndim - features + 1 :])
+    return per_unit.reshape(n, -1, channels, spatial)

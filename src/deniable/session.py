@@ -1,0 +1,390 @@
+"""`attach`: private training around a model, an optimizer and a loop that stay what they are.
+
+The session introduces the stages to each other, and is the only module that knows them all:
+sampling draws a batch, gradients capture it, the bound sums it, the noise covers it, the ledger
+records it, and the optimizer receives the release in its step pre-hook.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from deniable.accounting import spent
+from deniable.batches import Drawn, Piece, batches, examples_in, fingerprint
+from deniable.bounds import Bound, Clip
+from deniable.eligibility import bound_parameters, check_unchanged
+from deniable.errors import AttachError, CheckpointError, PlanError, StepError
+from deniable.gradients import Capture
+from deniable.ledger import Ledger
+from deniable.noise import Gaussian, noise_generator
+from deniable.plan import Plan
+from deniable.randomness import Streams
+from deniable.sampling import PoissonSampler
+from deniable.units import BoundedSum, Spent
+
+STATE_VERSION = 1
+
+
+def attach(
+    model: nn.Module,
+    optimizer: Optimizer,
+    plan: Plan,
+    bound: Bound | None = None,
+    *,
+    ledger: Ledger | Path | str | None = None,
+    run_id: str | None = None,
+    loss_reduction: Literal["mean", "sum"] = "mean",
+    seed: int | None = None,
+    secure: bool = False,
+) -> PrivateSession:
+    """Make an ordinary training loop private.
+
+    The model keeps its class, its parameters' names and its `state_dict()`; the optimizer stays an
+    ordinary torch optimizer. From here on `optimizer.step()` receives noisy sums only.
+
+    Args:
+        model: any module; its trainable parameters must be the optimizer's.
+        optimizer: any first-order torch optimizer over the model's parameters.
+        plan: how much is released, and how often.
+        bound: what limits one example's influence; `Clip(1.0)` if not given.
+        ledger: where releases are recorded: a file, an open ledger, or None for memory only.
+        run_id: the run's name in the ledger; a fresh one if not given.
+        loss_reduction: how the loss given to `backward` combines the rows of a batch.
+        seed: makes the run reproducible, and its noise known to whoever knows the seed.
+        secure: draw noise from an AES-256-CTR keystream in float64.
+
+    Raises:
+        AttachError: the model or the optimizer cannot be made private; the message says the mend.
+
+    >>> import torch
+    >>> model = nn.Linear(4, 2)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> plan = Plan(examples=100, batch_size=10, steps=5, noise_multiplier=1.0, delta=1e-3)
+    >>> private = attach(model, optimizer, plan)
+    >>> for inputs, labels in private.batches((torch.randn(100, 4), torch.zeros(100).long())):
+    ...     nn.functional.cross_entropy(model(inputs), labels).backward()
+    ...     optimizer.step()
+    >>> private.steps
+    5
+    """
+    if loss_reduction not in ("mean", "sum"):
+        raise AttachError(f"loss_reduction must be 'mean' or 'sum', got {loss_reduction!r}.")
+    return PrivateSession(
+        model, optimizer, plan, bound or Clip(1.0), ledger, run_id, loss_reduction, seed, secure
+    )
+
+
+class PrivateSession:
+    """A model and an optimizer under a plan; made by `attach`.
+
+    Guarantees:
+        - `optimizer.step()` sees a release exactly once for each logical batch, recorded in the
+          ledger before it takes effect, and nothing otherwise.
+        - `.grad` never holds a sum without noise.
+        - What is divided by is the plan's expected batch size, never the drawn one.
+
+    Attributes:
+        plan: the plan that is followed.
+        steps: how many logical batches were released.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        plan: Plan,
+        bound: Bound,
+        ledger: Ledger | Path | str | None,
+        run_id: str | None,
+        loss_reduction: Literal["mean", "sum"],
+        seed: int | None,
+        secure: bool,
+    ) -> None:
+        self.plan, self.steps = plan, 0
+        self.seeded, self.secure = seed is not None, secure
+        self.run_id = run_id or uuid.uuid4().hex[:12]
+        self._model, self._optimizer, self._bound = model, optimizer, bound
+        self._loss_reduction = loss_reduction
+        self._parameters = bound_parameters(model, optimizer)
+        streams = Streams(seed)
+        self._sampler = PoissonSampler(plan.examples, plan.batch_size, streams.numpy("sampling"))
+        self._noise = Gaussian(plan.noise_multiplier)
+        device = next(iter(self._parameters.values())).device
+        self._generator = noise_generator(streams.key("noise"), device, secure)
+        self._event = self._sampler.event(self._noise.event)
+        self._owns_ledger = not isinstance(ledger, Ledger)
+        self._ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
+        self._run = self._ledger.run(
+            self.run_id,
+            planned=plan.steps,
+            description={"plan": plan.to_json(), "bound": bound.settings()},
+            neighbouring=plan.neighbouring,
+        )
+        self._sampler_state = self._sampler.generator.bit_generator.state
+        self._data: str | None = None
+        self._piece: Piece | None = None
+        self._unstepped = False
+        self._summed = 0
+        self._releasing = False
+        self._sums: dict[str, Tensor] | None = None
+        self._statistics: list[tuple[int, dict[str, float | Tensor]]] = []
+        self._capture = Capture(model, self._parameters)
+        self._hook = optimizer.register_step_pre_hook(self._before_step)
+
+    # -- the user's loop -----------------------------------------------------------------------
+
+    def batches(
+        self, data: Any, rows: int | None = None, steps: int | None = None, workers: int = 0
+    ) -> Iterator[Any]:
+        """The batches to train on, drawn as the plan says; empty ones included.
+
+        Args:
+            data: a tensor, a tuple of tensors (rows are gathered directly), or a map-style
+                data set (read through a DataLoader).
+            rows: the most rows that are in memory at once; a larger batch comes in pieces, and
+                `optimizer.step()` does nothing until it is whole. None: always whole.
+            steps: how many logical batches at most; all that the plan has left if not given.
+            workers: DataLoader processes, for data sets.
+
+        Yields:
+            What one reading of the data set yields, with rows stacked along dimension 0.
+
+        Raises:
+            PlanError: the data set does not hold `plan.examples` examples.
+            StepError: a drawn batch was passed over without `optimizer.step()`.
+        """
+        if rows is not None and not rows >= 1:
+            raise PlanError(f"rows must be at least 1, got {rows!r}.")
+        self._recognise(data)
+        left = self.plan.steps - self.steps
+        drawn = Drawn(self._sampler, left if steps is None else min(steps, left), rows)
+        self._discard()
+        try:
+            for piece, batch in batches(data, drawn, workers):
+                self._piece, self._unstepped = piece, True
+                self._capture.open(piece.rows)
+                yield batch
+                self._pass_over()
+        finally:
+            self._discard()
+
+    def backward(self, losses: Tensor) -> None:
+        """Backward for a vector of one loss per row, whatever `loss_reduction` says.
+
+        Args:
+            losses: shape `(rows,)`.
+
+        Raises:
+            StepError: the vector does not have one entry for each row of the drawn piece.
+        """
+        rows = self._piece.rows if self._piece else 0
+        if losses.shape != (rows,):
+            raise StepError(
+                f"private.backward expects one loss per row, shape ({rows},), got "
+                f"{tuple(losses.shape)}. Use reduction='none', and mean over what is inside a row."
+            )
+        before = self._capture.receipts
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        self._summed += self._capture.receipts - before
+
+    def spent(self) -> Spent:
+        """What has been released so far, as (epsilon, delta)."""
+        return spent(self._run.released_event(), self.plan.delta, self.plan.accountant)
+
+    @property
+    def statistics(self) -> dict[str, float]:
+        """Of the last logical batch: rows, mean norm, share of rows clipped. NOT private."""
+        rows = sum(count for count, _ in self._statistics)
+        weighted = {
+            name: sum(count * float(each[name]) for count, each in self._statistics)
+            for name in ("mean_norm", "clip_fraction")
+        }
+        return {"rows": rows} | {name: value / max(rows, 1) for name, value in weighted.items()}
+
+    def detach(self) -> None:
+        """Give model and optimizer back as they were; unreleased reservations are settled."""
+        self._hook.remove()
+        self._capture.remove()
+        self._run.settle()
+        if self._owns_ledger:
+            self._ledger.close()
+
+    # -- one release ---------------------------------------------------------------------------
+
+    def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The optimizer's step pre-hook: hand it the release, or nothing."""
+        if kwargs.get("closure") is not None or any(each is not None for each in args[1:]):
+            raise StepError(
+                "optimizer.step(closure) evaluates the loss again after the noise was drawn, which "
+                "would release more than is accounted. Call backward() and then step() without a "
+                "closure."
+            )
+        if self._piece is None or not self._unstepped:
+            raise StepError(
+                "optimizer.step() expects a batch from `for ... in private.batches(data)` and one "
+                "backward pass before each step; no batch is open. One step belongs to each batch."
+            )
+        check_unchanged(self._model, self._optimizer, self._parameters)
+        self._finish_piece(self._piece)
+        if self._piece.last:
+            self._release(self._piece)
+        else:
+            for parameter in self._parameters.values():
+                parameter.grad = None
+
+    def _finish_piece(self, piece: Piece) -> None:
+        """Bound the piece's per-unit gradients and add them to the running sum."""
+        if piece.rows and not self._capture.has_gradients:
+            raise StepError(
+                f"optimizer.step() came before any backward pass on the drawn {piece.rows} rows. "
+                "Call loss.backward() first, on the model's output in training mode "
+                "(model.train())."
+            )
+        if self._summed and self._summed != self._capture.receipts:
+            raise StepError(
+                "One batch saw both loss.backward() and private.backward(losses); their scales "
+                "differ. Use one of them."
+            )
+        mean = self._loss_reduction == "mean" and not self._summed
+        with torch.no_grad():
+            gradients = self._capture.collect(scale=piece.rows if mean else 1.0)
+            bounded, statistics = self._bound(gradients)
+        if self._sums is None:
+            self._sums, self._statistics = bounded.sums, []
+        else:
+            for name, value in bounded.sums.items():
+                self._sums[name] += value
+        self._statistics.append((piece.rows, statistics))
+        self._unstepped, self._summed = False, 0
+
+    def _release(self, piece: Piece) -> None:
+        assert self._sums is not None
+        if self.steps >= self.plan.steps:
+            raise StepError(
+                f"The plan's {self.plan.steps} steps are all released; one more would exceed its "
+                "epsilon. Make a plan with more steps."
+            )
+        self._releasing = True
+        self._run.release(self._event)
+        noisy = self._noise.add(BoundedSum(self._sums, self._bound.sensitivity()), self._generator)
+        for name, parameter in self._parameters.items():
+            parameter.grad = noisy[name].div_(self.plan.batch_size).to(parameter.dtype)
+        self._sums, self._sampler_state = None, piece.sampler_state
+        self.steps += 1
+        self._releasing = False
+
+    def _pass_over(self) -> None:
+        """The loop asks for the next batch: the last one must be dealt with."""
+        piece = self._piece
+        if piece is None or not self._unstepped:
+            return
+        if piece.last:
+            raise StepError(
+                "A drawn batch was passed over without optimizer.step(). Step on every batch, "
+                "empty ones included; for gradient accumulation give private.batches(rows=...)."
+            )
+        self._finish_piece(piece)
+
+    def _discard(self) -> None:
+        """Forget a logical batch that was not released; nothing of it was."""
+        self._capture.discard()
+        self._piece, self._sums, self._unstepped, self._summed = None, None, False, 0
+
+    # -- saved state ---------------------------------------------------------------------------
+
+    def _recognise(self, data: Any) -> None:
+        examples = examples_in(data)
+        if examples != self.plan.examples:
+            raise PlanError(
+                f"The plan is for {self.plan.examples} examples, got a data set of {examples}. "
+                "The number of examples is public and decides the sampling rate: make the plan "
+                "with examples=len(data)."
+            )
+        found = fingerprint(data)
+        if self._data not in (None, found):
+            raise CheckpointError(
+                "The data set is not the one that this session was trained on, so continuing "
+                "would add the same noise to other data. Start a new run on the new data."
+            )
+        self._data = found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue, as of the last release: plain values, no pickle.
+
+        It holds the noise generator: **whoever reads it can subtract the noise**. Keep it as
+        private as the data, and delete it when the run is complete.
+
+        Raises:
+            CheckpointError: an exception left a release half done.
+        """
+        if self._releasing:
+            raise CheckpointError(
+                "An exception interrupted a release, so this state cannot be saved. Continue from "
+                "the checkpoint before it; the ledger already counts the interrupted step."
+            )
+        return {
+            "version": STATE_VERSION,
+            "run_id": self.run_id,
+            "steps": self.steps,
+            "plan": self.plan.to_json(),
+            "bound": self._bound.settings(),
+            "secure": self.secure,
+            "seeded": self.seeded,
+            "data": self._data,
+            "sampler": self._sampler_state,
+            "noise": self._generator.state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, replay: bool = False) -> None:
+        """Continue where a saved state was taken; model and optimizer are restored by you.
+
+        Args:
+            state: what `state_dict` returned.
+            replay: the promise that model, optimizer, data and code are those of the saved run, so
+                that steps which the ledger already counts are repeated bit for bit, at no cost.
+
+        Raises:
+            CheckpointError: the state is of another run or plan, or the ledger counts steps after
+                it and `replay` does not promise to repeat them.
+        """
+        for name, mine in (
+            ("version", STATE_VERSION),
+            ("plan", self.plan.to_json()),
+            ("bound", self._bound.settings()),
+            ("secure", self.secure),
+        ):
+            if state.get(name) != mine:
+                raise CheckpointError(
+                    f"The saved state has {name} = {state.get(name)!r}, this session {mine!r}. "
+                    "Attach with the settings of the saved run."
+                )
+        if state["run_id"] != self.run_id:
+            raise CheckpointError(
+                f"The saved state is of run {state['run_id']!r}, this session of {self.run_id!r}. "
+                f"Attach with run_id={state['run_id']!r} and the ledger of that run."
+            )
+        stated = self._run.position
+        if stated > state["steps"] and not replay:
+            raise CheckpointError(
+                f"The ledger counts {stated} steps as released, the saved state {state['steps']}. "
+                "If model, optimizer, data and code are exactly those of the saved run, pass "
+                "replay=True: the steps in between are repeated bit for bit and cost nothing. "
+                "Otherwise start a new run: the same noise must never meet other gradients."
+            )
+        if stated < state["steps"] and self._ledger.path is None:
+            for _ in range(state["steps"] - stated):
+                self._run.release(self._event)
+        self._discard()
+        self._run.resume_at(state["steps"])
+        self._generator.restore(state["noise"])
+        self._sampler.generator.bit_generator.state = state["sampler"]
+        self._sampler_state = state["sampler"]
+        self.steps, self._data = state["steps"], state["data"]
+        self.seeded = self.seeded or state["seeded"]
