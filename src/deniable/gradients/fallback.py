@@ -5,7 +5,9 @@ Only the one call is differentiated again, on the inputs and output gradients th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,10 +63,12 @@ def per_unit_gradients(use: Use) -> Pairs:
         return tuple(pull(matched))
 
     largest = max(leaves[k].numel() for k in unique)
+    mapped = torch.func.vmap(
+        one_unit, randomness="error", chunk_size=max(1, _CHUNK_ELEMENTS // largest)
+    )
     try:
-        gradients = torch.func.vmap(
-            one_unit, randomness="error", chunk_size=max(1, _CHUNK_ELEMENTS // largest)
-        )(batched, grads)
+        with _without_speed_warnings():
+            gradients = mapped(batched, grads)
     except RuntimeError as problem:
         raise use.error(
             "it has no per-unit rule, and torch.func could not differentiate it row by row "
@@ -100,8 +104,18 @@ def through(
     values = contribution.dense().values.to(derived.value.dtype)
     if len(values) != n:
         raise CaptureError(f"Expected {n} per-unit gradients, got {len(values)}.")
-    for parent, gradient in zip(parents, torch.func.vmap(pull)(values), strict=True):
+    with _without_speed_warnings():
+        gradients = torch.func.vmap(pull)(values)
+    for parent, gradient in zip(parents, gradients, strict=True):
         yield parent, Dense(gradient)
+
+
+@contextmanager
+def _without_speed_warnings() -> Iterator[None]:
+    """Where torch lacks a batching rule it loops, which it says once: slow, and correct."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        yield
 
 
 def _is_matrix_transpose(derived: Derived) -> bool:

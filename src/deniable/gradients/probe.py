@@ -127,11 +127,14 @@ def probe(capture: Capture, forward: ForwardCall) -> dict[Key, Verdict]:
         verdicts |= {key: found[key] for key in constants if found[key].constant}
 
 
+def _changed(before: Tensor, after: Tensor) -> Tensor:
+    """The mask of positions that differ; NaN in both is no difference."""
+    return (before != after) & ~((before != before) & (after != after))
+
+
 def _layout(before: Tensor, after: Tensor, unit: int, n: int, key: Key) -> Layout | None:
     """The layout that confines what moved to one unit; None where nothing moved."""
-    changed = before != after
-    if before.is_floating_point():
-        changed &= ~(before.isnan() & after.isnan())
+    changed = _changed(before, after)
     if not bool(changed.any()):
         return None
     for layout in candidates(before, n):
@@ -161,14 +164,14 @@ def _nudged_layout(
         for before, after, layout in zip(
             tensors, nudged.calls[other], found[other].layouts, strict=True
         ):
-            changed = before != after
+            changed = _changed(before, after)
             if layout is None or not bool(changed.any()):
                 continue
             if not confined(changed, layout, unit, forward.rows):
                 return None
             followed = True
     for before, after in zip(base.outputs, nudged.outputs, strict=True):
-        changed = before != after
+        changed = _changed(before, after)
         if not bool(changed.any()) or not candidates(before, forward.rows):
             continue
         if not any(confined(changed, each, unit, forward.rows)

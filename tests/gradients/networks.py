@@ -1,0 +1,215 @@
+"""The case table: every kind of parameter use, as a small network with a batch to run it on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    build: Callable[[], nn.Module]
+    inputs: Callable[[int], Tensor]
+    loss: Callable[..., Tensor]
+
+    def batch(self, n: int) -> tuple[Tensor, Tensor]:
+        inputs = self.inputs(n)
+        shape = (n, 6) if self.loss is token_loss else (n,)
+        return inputs, torch.randint(5, shape)
+
+
+def class_loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(model(inputs), labels)
+
+
+def token_loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(model(inputs).flatten(0, 1), labels.flatten())
+
+
+def vectors(n: int) -> Tensor:
+    return torch.randn(n, 7)
+
+
+def sequences(n: int) -> Tensor:
+    return torch.randn(n, 6, 4)
+
+
+def tokens(n: int) -> Tensor:
+    return torch.randint(5, (n, 6))
+
+
+def images(n: int) -> Tensor:
+    return torch.randn(n, 2, 9, 8)
+
+
+class Pooled(nn.Module):
+    """Layers on a sequence, then its mean, then a class."""
+
+    def __init__(self, *layers: nn.Module, width: int = 4) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layers(x).mean(1))
+
+
+class Convolved(nn.Module):
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.LazyLinear(5)
+        self(images(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layers(x).flatten(1))
+
+
+class Transformer(nn.Module):
+    """Token and position tables, two encoder layers, and an output tied to the token table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 8)
+        self.position = nn.Embedding(6, 8)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(8, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x) + self.position(torch.arange(x.shape[1]))
+        mask = torch.full((x.shape[1], x.shape[1]), float("-inf"), dtype=h.dtype).triu(1)
+        return self.head(self.encoder(h, mask=mask))
+
+
+class RawParameters(nn.Module):
+    """A class token, a position table, matrices and scales, none of them in a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 1, 4))
+        self.position = nn.Parameter(torch.randn(7, 4))
+        self.matrix = nn.Parameter(torch.randn(4, 4) / 2)
+        self.bias = nn.Parameter(torch.randn(4))
+        self.scale = nn.Parameter(torch.randn(4))
+        self.mix = nn.Parameter(torch.randn(7, 7) / 3)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1) + self.position
+        h = torch.tanh(h @ self.matrix + self.bias) * self.scale
+        h = self.mix @ h
+        h = torch.einsum("bti,io->bto", h, self.matrix) @ self.matrix.t()
+        return self.head(h[:, 0])
+
+
+class TimeFirst(nn.Module):
+    """Folds time and batch into one dimension, time outermost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 3)
+        self.head = nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        folded = x.transpose(0, 1).reshape(-1, 4)
+        h = torch.tanh(self.inner(folded)).view(x.shape[1], len(x), 3)
+        return self.head(h).mean(0)
+
+
+class BatchFirstFold(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 3)
+        self.head = nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.inner(x.reshape(-1, 4))).view(len(x), x.shape[1], 3)
+        return self.head(h.mean(1))
+
+
+class CalledTwice(nn.Module):
+    """One module used on two paths, and its weight once more functionally."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Linear(7, 7)
+        self.head = nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.shared(x))
+        h = self.shared(h) + F.linear(x, self.shared.weight * 0.5)
+        return self.head(h)
+
+
+class LowRank(nn.Module):
+    """LoRA: a frozen weight plus the product of two small ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Linear(7, 7).requires_grad_(False)
+        self.down = nn.Parameter(torch.randn(2, 7) / 3)
+        self.up = nn.Parameter(torch.randn(7, 2) / 3)
+        self.head = nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(F.linear(x, self.frozen.weight + self.up @ self.down)))
+
+
+class Branching(nn.Module):
+    """Uses one of two layers, as the width of the data has it; the other gets no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Linear(7, 5)
+        self.right = nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.left(x) if x.shape[1] > 6 else self.right(x)
+
+
+def mlp(*, inplace: bool) -> nn.Module:
+    return nn.Sequential(nn.Linear(7, 9), nn.ReLU(inplace=inplace), nn.Linear(9, 5))
+
+
+def conv(**options: object) -> Callable[[], nn.Module]:
+    return lambda: Convolved(nn.Conv2d(2, 4, (3, 2), **options), nn.Tanh())  # type: ignore[arg-type]
+
+
+CASES = [
+    Case("mlp", lambda: mlp(inplace=False), vectors, class_loss),
+    Case("in-place activation", lambda: mlp(inplace=True), vectors, class_loss),
+    Case("linear on sequences", lambda: Pooled(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 4)),
+         sequences, class_loss),
+    Case("layer norm", lambda: Pooled(nn.LayerNorm(4)), sequences, class_loss),
+    Case("layer norm over two dimensions", lambda: Pooled(nn.LayerNorm((6, 4))), sequences,
+         class_loss),
+    Case("group norm", lambda: Convolved(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4)), images,
+         class_loss),
+    Case("conv, padded", conv(padding=1), images, class_loss),
+    Case("conv, strided and dilated", conv(stride=(2, 1), dilation=(1, 2)), images, class_loss),
+    Case("conv, grouped, no bias", conv(groups=2, bias=False), images, class_loss),
+    Case("conv, same", conv(padding="same"), images, class_loss),
+    Case("conv, circular", conv(padding=1, padding_mode="circular"), images, class_loss),
+    Case("conv 1d", lambda: Pooled(nn.Conv1d(6, 3, 2), width=3), sequences, class_loss),
+    Case("embedding", lambda: Pooled(nn.Embedding(5, 4)), tokens, class_loss),
+    Case("embedding with padding", lambda: Pooled(nn.Embedding(5, 4, padding_idx=2)), tokens,
+         class_loss),
+    Case("sparse embedding", lambda: Pooled(nn.Embedding(5, 4, sparse=True)), tokens, class_loss),
+    Case("tied transformer", Transformer, tokens, token_loss),
+    Case("raw parameters", RawParameters, sequences, class_loss),
+    Case("time first", TimeFirst, sequences, class_loss),
+    Case("batch first, folded", BatchFirstFold, sequences, class_loss),
+    Case("called twice", CalledTwice, vectors, class_loss),
+    Case("low rank", LowRank, vectors, class_loss),
+    Case("weight norm",
+         lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(7, 5))),
+         vectors, class_loss),
+    Case("branching", Branching, vectors, class_loss),
+]  # fmt: skip

@@ -1,0 +1,72 @@
+"""At noise 0 a release is the sum of clipped per-example gradients, for every use of a parameter.
+
+Pitfall: privacy 6. Pitfall: users 3. Pitfall: users 6.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from gradients.networks import CASES, Case
+from oracles.gradients import clipped_sum, relative_error
+from oracles.release import released_sum
+
+# torch says this of even kernels under padding="same", for plain training too.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
+
+NORM = 0.3  # between the norms of the cases' gradients: some are clipped, some are not
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float64"])
+@pytest.mark.parametrize("rows", [None, 8], ids=["whole", "pieces of 8"])
+@pytest.mark.parametrize("n", [0, 1, 2, 6, 37])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_release_equals_the_oracle(
+    case: Case, n: int, rows: int | None, dtype: torch.dtype
+) -> None:
+    """Six rows are as many as positions in a sequence: there shapes alone say nothing."""
+    torch.manual_seed(n)
+    model = case.build().to(dtype)
+    inputs, labels = case.batch(n)
+    batch = (inputs.to(dtype) if inputs.is_floating_point() else inputs, labels)
+    expected = clipped_sum(model, batch, case.loss, NORM)
+    found = released_sum(copy.deepcopy(model), batch, case.loss, NORM, rows=rows)
+    assert relative_error(found, expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_vector_of_losses_gives_the_same_release(case: Case) -> None:
+    torch.manual_seed(3)
+    model, batch = case.build().double(), case.batch(5)
+    batch = (batch[0].double() if batch[0].is_floating_point() else batch[0], batch[1])
+
+    def losses(model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        outputs = model(inputs)
+        each = torch.nn.functional.cross_entropy(
+            outputs.flatten(0, labels.ndim - 1), labels.flatten(), reduction="none"
+        )
+        return each.view(len(labels), -1).mean(1)
+
+    expected = clipped_sum(model, batch, case.loss, NORM)
+    found = released_sum(copy.deepcopy(model), batch, losses, NORM, per_row=True)
+    assert relative_error(found, expected) < 1e-10
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("case", [each for each in CASES if each.inputs.__name__ != "tokens"],
+                         ids=lambda case: case.name)  # fmt: skip
+def test_a_row_that_is_not_finite_contributes_zero(case: Case, bad: float) -> None:
+    """Pitfall: privacy 9."""
+    torch.manual_seed(4)
+    model = case.build().double()
+    inputs, labels = case.batch(5)
+    inputs = inputs.double()
+    inputs[3, 0] = bad
+    others = torch.tensor([0, 1, 2, 4])
+    expected = clipped_sum(model, (inputs[others], labels[others]), case.loss, NORM)
+    found = released_sum(copy.deepcopy(model), (inputs, labels), case.loss, NORM)
+    assert relative_error(found, expected) < 1e-10
