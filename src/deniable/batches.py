@@ -111,7 +111,7 @@ def batches(data: Any, drawn: Drawn, workers: int = 0) -> Iterator[tuple[Piece, 
 def _from_data_set(data: Dataset[Any], drawn: Drawn, workers: int) -> Iterator[tuple[Piece, Any]]:
     loader = DataLoader(
         data,
-        batch_sampler=drawn,  # type: ignore[arg-type]
+        batch_sampler=drawn,
         num_workers=workers,
         collate_fn=_Collate(data),
     )

@@ -17,164 +17,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from types import FunctionType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten
 from torch.utils.hooks import RemovableHandle
 
 from deniable.errors import CaptureError
 from deniable.gradients import fallback
 from deniable.gradients.contributions import Contribution, Several
-from deniable.gradients.layout import WHOLE, Fold, Layout, candidates
+from deniable.gradients.mode import Watch
 from deniable.gradients.per_unit import PerUnitGradients
 from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, probe
-from deniable.gradients.rules import RULES
 from deniable.gradients.strategies import reduced
-
-Function = Callable[..., Any]
-
-# Read or metadata functions of a parameter: no gradient flows through them.
-_NO_GRADIENT = {
-    Tensor.detach,
-    Tensor.requires_grad_,
-    Tensor.data.__get__,  # type: ignore[attr-defined]
-    Tensor.grad.__get__,  # type: ignore[attr-defined]
-    Tensor.requires_grad.__get__,  # type: ignore[attr-defined]
-}
-
-
-@dataclass(eq=False)
-class Derived:
-    """A function of bound parameters and constants alone, treated as a parameter of its own."""
-
-    value: Tensor
-    function: Function
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    output: int | None
-
-
-@dataclass(eq=False)
-class Use:
-    """One call of a torch function that took bound parameters and data.
-
-    Attributes:
-        n: units in the batch.
-        grads: the gradient of each output, by position, summed over backward passes.
-    """
-
-    capture: Capture
-    function: Function
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    n: int
-    key: Key
-    verdict: Verdict | None
-    forward: ForwardCall
-    grads: dict[int, Tensor] = field(default_factory=dict)
-    outputs: int = 1
-    versions: list[tuple[Tensor, int]] = field(default_factory=list)
-
-    def receive(self, position: int, grad: Tensor) -> None:
-        """Keep the gradient of one output."""
-        earlier = self.grads.get(position)
-        self.grads[position] = grad if earlier is None else earlier + grad
-        self.capture.received(self)
-
-    def is_bound(self, argument: object) -> bool:
-        """Whether per-unit gradients of this argument are wanted."""
-        return self.capture.slot(argument) is not None
-
-    def layout(self, tensor: Tensor, features: int = 0) -> Layout:
-        """Where the units lie in a tensor of this call (an argument, or the output's gradient)."""
-        if self.n == 1:
-            return WHOLE
-        known = self.verdict
-        if known is None:
-            found = candidates(tensor, self.n, features)
-            if len(found) == 1 and found[0].fold is Fold.PLAIN:
-                return found[0]
-            if not found:
-                raise self._mismatch(tensor)
-            known = self.verdict = self.capture.resolve(self.key, self.forward)
-        layout = known.layouts[self._index(tensor)]
-        if layout is None or not layout.fits(tensor, self.n, features):
-            raise self._mismatch(tensor)
-        return layout
-
-    def _mismatch(self, tensor: Tensor) -> CaptureError:
-        return self.error(
-            f"none of the dimensions {tuple(tensor.shape)} of its data could be matched with "
-            f"the batch's {self.n} rows. Keep one dimension of the data as the batch"
-        )
-
-    def _index(self, tensor: Tensor) -> int:
-        """The place of a tensor among the data of this call, or else of its output."""
-        leaves = [leaf for leaf in tree_flatten((self.args, self.kwargs))[0]
-                  if isinstance(leaf, Tensor) and not self.is_bound(leaf)]  # fmt: skip
-        for k, leaf in enumerate(leaves):
-            if leaf is tensor:
-                return k
-        for position, grad in self.grads.items():
-            if grad is tensor:
-                return len(leaves) + position
-        return len(leaves)
-
-    def units(self, tensor: Tensor, like: Tensor | None = None, features: int = 0) -> Tensor:
-        """The tensor with units first: `(n, ..., *features)`."""
-        return self.layout(tensor if like is None else like, features).split(tensor, self.n)
-
-    def positions(self, tensor: Tensor, like: Tensor | None = None, features: int = 1) -> Tensor:
-        """The tensor as `(n, T, *features)`: every dimension before the features folded into T."""
-        split = self.units(tensor, like, features)
-        return split.reshape(self.n, -1, *split.shape[split.ndim - features :])
-
-    def by_vmap(self) -> Iterator[tuple[Any, Contribution]]:
-        """Per-unit gradients of this one call by `torch.func.vmap`, whatever the function."""
-        return fallback.per_unit_gradients(self)
-
-    def contributions(self) -> Iterable[tuple[Any, Contribution]]:
-        """What this use adds to the per-unit gradients of each argument that is bound."""
-        for tensor, version in self.versions:
-            if tensor._version != version:
-                raise self.error(
-                    "its input was modified in place after the call, so its gradient cannot be "
-                    "computed any more. Use the out-of-place form of the later operation"
-                )
-        rule = RULES.get(self.function)
-        if rule is None or self.outputs > 1:
-            return self.by_vmap()
-        return rule(self, self.grads[0], *self.args, **self.kwargs)
-
-    def error(self, problem: str) -> CaptureError:
-        """An error that names the parameters and modules of this use."""
-        names = self.capture.names_in(self.args, self.kwargs)
-        return CaptureError(
-            f"{getattr(self.function, '__name__', self.function)} on parameter "
-            f"{', '.join(names)}: {problem}."
-        )
-
-
-class _Source(torch.autograd.Function):
-    """A call whose data need no gradient: joins autograd's graph so that its output gets one."""
-
-    @staticmethod
-    def forward(ctx: Any, anchor: Tensor, call: Callable[[], Any], use: Use) -> Any:
-        ctx.use = use
-        return call()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[None, None, None]:  # type: ignore[override]
-        for position, grad in enumerate(grads):
-            if grad is not None:
-                ctx.use.receive(position, grad)
-        return None, None, None
+from deniable.gradients.use import Derived, Function, Use
 
 
 class Capture:
@@ -195,13 +52,14 @@ class Capture:
         self._verdicts: dict[tuple[Any, ...], Verdict] = {}
         self._forwards: list[ForwardCall] = []
         self._rows: int | None = None
-        self._mode: _Mode | None = None
+        self._mode: Watch | None = None
         self._handles: list[RemovableHandle] = [
             model.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True),
             model.register_forward_hook(self._exit, always_call=True),
         ]
         for name, parameter in parameters.items():
-            self._handles.append(parameter.register_hook(self._escape(name)))
+            handle = parameter.register_hook(self._escape(name))  # type: ignore[no-untyped-call]
+            self._handles.append(handle)
 
     def remove(self) -> None:
         """Take every hook off the model and its parameters."""
@@ -284,7 +142,7 @@ class Capture:
     ) -> Iterator[None]:
         """Run a forward only to see which tensors its calls meet."""
         derived, self._derived = self._derived, {}
-        mode = _Mode(self, forward, {**self._verdicts, **verdicts}, seen)
+        mode = Watch(self, forward, {**self._verdicts, **verdicts}, seen)
         try:
             with torch.enable_grad(), mode:
                 yield
@@ -308,13 +166,13 @@ class Capture:
     def _enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._rows is None or self._mode or not (model.training and torch.is_grad_enabled()):
             return
-        self._mode = _Mode(self, ForwardCall(model, args, kwargs, self._rows), self._verdicts)
+        self._mode = Watch(self, ForwardCall(model, args, kwargs, self._rows), self._verdicts)
         self._forwards.append(self._mode.forward)
-        self._mode.__enter__()
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
 
     def _exit(self, *_: object) -> None:
         if self._mode:
-            self._mode.__exit__(None, None, None)
+            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             self._mode = None
 
     def _escape(self, name: str) -> Callable[[Tensor], None]:
@@ -359,174 +217,10 @@ class Capture:
                 "weight_decay, which costs no privacy, or move the computation into forward."
             )
 
-        leaf.register_hook(raise_escape)
+        leaf.register_hook(raise_escape)  # type: ignore[no-untyped-call]
         self._derived[id(leaf)] = Derived(leaf, function, args, kwargs, output)
         return leaf
 
 
 def _combine(parts: list[Contribution]) -> Contribution:
     return parts[0] if len(parts) == 1 else Several(parts)
-
-
-class _Mode(TorchFunctionMode):
-    """Active during one forward of the model: finds the calls that take bound parameters."""
-
-    def __init__(
-        self,
-        capture: Capture,
-        forward: ForwardCall,
-        verdicts: Mapping[Key, Verdict],
-        observation: Observation | None = None,
-    ) -> None:
-        super().__init__()
-        self.capture, self.forward, self.verdicts = capture, forward, verdicts
-        self.observation = observation
-        self.times: dict[Key, int] = {}
-
-    def __torch_function__(
-        self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if not torch.is_grad_enabled():
-            return func(*args, **kwargs)
-        if not self._touches(args, kwargs):
-            result = func(*args, **kwargs)
-            if not (isinstance(result, Tensor) and result.requires_grad):
-                self._mark(func, args, kwargs, result)
-            return result
-        if func in _NO_GRADIENT:
-            return func(*args, **kwargs)
-        if getattr(func, "__name__", "") == "__get__":
-            # Metadata passes; a view by attribute (`W.T`) is a call like any other.
-            result = func(*args, **kwargs)
-            if not (isinstance(result, Tensor) and result.requires_grad):
-                return result
-        if func not in RULES and _is_composite(func):
-            with self:
-                return _see_through(func)(*args, **kwargs)
-        return self._call(func, args, kwargs)
-
-    def _touches(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
-        slot = self.capture.slot
-        for argument in (*args, *kwargs.values()) if kwargs else args:
-            if isinstance(argument, Tensor):
-                if slot(argument) is not None:
-                    return True
-            elif isinstance(argument, (list, tuple)) and self._touches(argument, {}):
-                return True
-        return False
-
-    def _mark(self, func: Function, args: Any, kwargs: Any, result: Any) -> None:
-        """Data without gradient that came from the batch's rows stay known as such."""
-        leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
-        if not any(self.forward.carries_rows(leaf) for leaf in leaves):
-            return
-        name = getattr(func, "__name__", "")
-        written = leaves[:1] if name == "__setitem__" else []
-        for leaf in (*tree_flatten(result)[0], *written):
-            if isinstance(leaf, Tensor) and not leaf.requires_grad:
-                self.forward.mark(leaf)
-
-    def _call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        capture, forward, n = self.capture, self.forward, self.forward.rows
-        leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
-        data = [leaf for leaf in leaves if capture.slot(leaf) is None]
-        key = self._key(func, args, kwargs)
-
-        def run() -> Any:
-            def detached(leaf: Any) -> Any:
-                return leaf.detach() if capture.slot(leaf) is not None else leaf
-
-            return func(*tree_map(detached, args), **tree_map(detached, kwargs))
-
-        flowing = any(leaf.requires_grad for leaf in data)
-        if flowing:
-            result = run()
-        else:
-            with torch.no_grad():
-                result = run()
-        outputs = list(result) if isinstance(result, (tuple, list)) else [result]
-        tensors = [leaf for leaf in outputs if isinstance(leaf, Tensor)]
-        if not any(leaf.is_floating_point() or leaf.is_complex() for leaf in tensors):
-            return result
-        carrying = any(forward.carries_rows(leaf) for leaf in data)
-        constant = not carrying and n != 0
-        if self.observation is not None:
-            self.observation.record(key, [*data, *tensors], constant)
-            if constant and len(outputs) == 1:
-                result = self.observation.nudged(key, result, n)
-                outputs = [result]
-        if constant and self._is_constant(key, tensors):
-            return capture.derive_all(result, func, args, kwargs)
-        if carrying and n > 1 and not any(candidates(leaf, n) for leaf in data):
-            raise CaptureError(
-                f"{key[1]} on parameter {', '.join(key[2])} met data in which no dimension holds "
-                f"the batch's {n} rows: the rows were mixed before (a mean or sum over the batch?),"
-                " and a mixture cannot be bounded per row. Keep the batch dimension."
-            )
-        use = Use(capture, func, args, kwargs, n, key, self.verdicts.get(key), forward)
-        use.outputs = len(outputs)
-        if flowing:
-            for position, output in enumerate(outputs):
-                if isinstance(output, Tensor) and output.requires_grad:
-                    output.register_hook(_receiver(use, position))
-        else:
-            result = _Source.apply(forward.anchor, lambda value=result: value, use)  # type: ignore[no-untyped-call]
-        written = {id(output) for output in outputs}
-        use.versions = [(leaf, leaf._version) for leaf in data if id(leaf) not in written]
-        return result
-
-    def _key(self, func: Function, args: Any, kwargs: Any) -> Key:
-        names = tuple(self.capture.names_in(args, kwargs))
-        site = (getattr(func, "__name__", str(func)), names)
-        self.times[site] = self.times.get(site, -1) + 1
-        return (self.times[site], *site)
-
-    def _is_constant(self, key: Key, outputs: list[Tensor]) -> bool:
-        """Whether a call that saw no rows is a function of parameters alone.
-
-        It may also repeat a parameter for every row (a class token): only then does an extent of
-        its output hold the rows.
-        """
-        n = self.forward.rows
-        known = self.verdicts.get(key)
-        if known is not None:
-            return known.constant
-        if n == 1 or not any(
-            each.fold is Fold.PLAIN for leaf in outputs for each in candidates(leaf, n)
-        ):
-            return True
-        if self.observation is not None:
-            return False
-        return self.capture.resolve(key, self.forward).constant
-
-
-def _receiver(use: Use, position: int) -> Callable[[Tensor], None]:
-    def receive(grad: Tensor) -> None:
-        use.receive(position, grad)
-
-    return receive
-
-
-def _is_composite(func: Function) -> bool:
-    """A Python function of torch.nn.functional: made of calls that can be seen one by one."""
-    return isinstance(func, FunctionType) and func.__module__ == F.__name__
-
-
-_SEEN_THROUGH: dict[Function, Function] = {}
-
-
-def _see_through(func: Function) -> Function:
-    """The same Python function, which does not hand itself to the mode but runs its body."""
-    if func not in _SEEN_THROUGH:
-        never = {
-            name: (lambda *_: False) for name in func.__globals__ if "has_torch_function" in name
-        }
-        assert isinstance(func, FunctionType)
-        clone = FunctionType(
-            func.__code__, {**func.__globals__, **never}, func.__name__, func.__defaults__,
-            func.__closure__,
-        )  # fmt: skip
-        clone.__kwdefaults__ = func.__kwdefaults__
-        _SEEN_THROUGH[func] = clone
-    return _SEEN_THROUGH[func]

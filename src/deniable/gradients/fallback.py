@@ -18,7 +18,7 @@ from deniable.errors import CaptureError
 from deniable.gradients.contributions import Contribution, Dense, Outer
 
 if TYPE_CHECKING:
-    from deniable.gradients.capture import Derived, Use
+    from deniable.gradients.use import Derived, Use
 
 Pairs = Iterator[tuple[Any, Contribution]]
 
@@ -56,7 +56,7 @@ def per_unit_gradients(use: Use) -> Pairs:
 
     def one_unit(slices: dict[int, Tensor], grad: dict[int, Tensor]) -> tuple[Tensor, ...]:
         values = tuple(leaves[k].detach() for k in unique)
-        outputs, pull = torch.func.vjp(lambda *each: call(each, slices), *values)
+        outputs, pull, *_ = torch.func.vjp(lambda *each: call(each, slices), *values)
         matched = tuple(
             each.to(output.dtype) for each, output in zip(grad.values(), outputs, strict=True)
         )
@@ -100,7 +100,7 @@ def through(
         return value
 
     parents = [leaves[k] for k in bound.values()]
-    _, pull = torch.func.vjp(compute, *(parent.detach() for parent in parents))
+    _, pull, *_ = torch.func.vjp(compute, *(parent.detach() for parent in parents))
     values = contribution.dense().values.to(derived.value.dtype)
     if len(values) != n:
         raise CaptureError(f"Expected {n} per-unit gradients, got {len(values)}.")

@@ -30,11 +30,15 @@ class Layout:
             case Fold.PLAIN:
                 return tensor.movedim(self.dim, 0)
             case Fold.OUTER:
-                return tensor.unflatten(self.dim, (n, -1)).movedim(self.dim, 0)
+                return self._unfold(tensor, (n, -1)).movedim(self.dim, 0)
             case Fold.INNER:
-                return tensor.unflatten(self.dim, (-1, n)).movedim(self.dim + 1, 0)
+                return self._unfold(tensor, (-1, n)).movedim(self.dim + 1, 0)
             case Fold.WHOLE:
                 return tensor.unsqueeze(0)
+
+    def _unfold(self, tensor: Tensor, sizes: tuple[int, int]) -> Tensor:
+        shape = tensor.shape
+        return tensor.reshape(*shape[: self.dim], *sizes, *shape[self.dim + 1 :])
 
     def split_keeping_rank(self, tensor: Tensor, n: int) -> Tensor:
         """Like `split`, but every slice has as many dimensions as the tensor."""

@@ -21,7 +21,7 @@ from deniable.gradients.convolution import Convolution
 from deniable.gradients.layout import WHOLE
 
 if TYPE_CHECKING:
-    from deniable.gradients.capture import Use
+    from deniable.gradients.use import Use
 
 Pairs = Iterator[tuple[Any, Contribution]]
 Rule = Callable[..., Pairs]

@@ -1,0 +1,195 @@
+"""Watching the torch functions of one forward, and changing those that take bound parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from deniable.errors import CaptureError
+from deniable.gradients.layout import Fold, candidates
+from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict
+from deniable.gradients.rules import RULES
+from deniable.gradients.use import Function, Source, Use
+
+if TYPE_CHECKING:
+    from deniable.gradients.capture import Capture
+
+# Read or metadata functions of a parameter: no gradient flows through them.
+_NO_GRADIENT = {
+    Tensor.detach,
+    Tensor.requires_grad_,
+    Tensor.data.__get__,  # type: ignore[attr-defined]
+    Tensor.grad.__get__,  # type: ignore[union-attr]
+    Tensor.requires_grad.__get__,  # type: ignore[attr-defined]
+}
+
+
+class Watch(TorchFunctionMode):
+    """Active during one forward of the model: finds the calls that take bound parameters."""
+
+    def __init__(
+        self,
+        capture: Capture,
+        forward: ForwardCall,
+        verdicts: Mapping[Key, Verdict],
+        observation: Observation | None = None,
+    ) -> None:
+        super().__init__()
+        self.capture, self.forward, self.verdicts = capture, forward, verdicts
+        self.observation = observation
+        self.times: dict[Key, int] = {}
+
+    def __torch_function__(
+        self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not torch.is_grad_enabled():
+            return func(*args, **kwargs)
+        if not self._touches(args, kwargs):
+            result = func(*args, **kwargs)
+            if not (isinstance(result, Tensor) and result.requires_grad):
+                self._mark(func, args, kwargs, result)
+            return result
+        if func in _NO_GRADIENT:
+            return func(*args, **kwargs)
+        if getattr(func, "__name__", "") == "__get__":
+            # Metadata passes; a view by attribute (`W.T`) is a call like any other.
+            result = func(*args, **kwargs)
+            if not (isinstance(result, Tensor) and result.requires_grad):
+                return result
+        if func not in RULES and _is_composite(func):
+            with self:
+                return _see_through(func)(*args, **kwargs)
+        return self._call(func, args, kwargs)
+
+    def _touches(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
+        slot = self.capture.slot
+        for argument in (*args, *kwargs.values()) if kwargs else args:
+            if isinstance(argument, Tensor):
+                if slot(argument) is not None:
+                    return True
+            elif isinstance(argument, (list, tuple)) and self._touches(argument, {}):
+                return True
+        return False
+
+    def _mark(self, func: Function, args: Any, kwargs: Any, result: Any) -> None:
+        """Data without gradient that came from the batch's rows stay known as such."""
+        leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+        if not any(self.forward.carries_rows(leaf) for leaf in leaves):
+            return
+        name = getattr(func, "__name__", "")
+        written = leaves[:1] if name == "__setitem__" else []
+        for leaf in (*tree_flatten(result)[0], *written):
+            if isinstance(leaf, Tensor) and not leaf.requires_grad:
+                self.forward.mark(leaf)
+
+    def _call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        capture, forward, n = self.capture, self.forward, self.forward.rows
+        leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+        data = [leaf for leaf in leaves if capture.slot(leaf) is None]
+        key = self._key(func, args, kwargs)
+
+        def run() -> Any:
+            def detached(leaf: Any) -> Any:
+                return leaf.detach() if capture.slot(leaf) is not None else leaf
+
+            return func(*tree_map(detached, args), **tree_map(detached, kwargs))
+
+        flowing = any(leaf.requires_grad for leaf in data)
+        if flowing:
+            result = run()
+        else:
+            with torch.no_grad():
+                result = run()
+        outputs = list(result) if isinstance(result, (tuple, list)) else [result]
+        tensors = [leaf for leaf in outputs if isinstance(leaf, Tensor)]
+        if not any(leaf.is_floating_point() or leaf.is_complex() for leaf in tensors):
+            return result
+        carrying = any(forward.carries_rows(leaf) for leaf in data)
+        constant = not carrying and n != 0
+        if self.observation is not None:
+            self.observation.record(key, [*data, *tensors], constant)
+            if constant and len(outputs) == 1:
+                result = self.observation.nudged(key, result, n)
+                outputs = [result]
+        if constant and self._is_constant(key, tensors):
+            return capture.derive_all(result, func, args, kwargs)
+        if carrying and n > 1 and not any(candidates(leaf, n) for leaf in data):
+            raise CaptureError(
+                f"{key[1]} on parameter {', '.join(key[2])} met data in which no dimension holds "
+                f"the batch's {n} rows: the rows were mixed before (a mean or sum over the batch?),"
+                " and a mixture cannot be bounded per row. Keep the batch dimension."
+            )
+        use = Use(capture, func, args, kwargs, n, key, self.verdicts.get(key), forward)
+        use.outputs = len(outputs)
+        if flowing:
+            for position, output in enumerate(outputs):
+                if isinstance(output, Tensor) and output.requires_grad:
+                    output.register_hook(_receiver(use, position))  # type: ignore[no-untyped-call]
+        else:
+            result = Source.apply(forward.anchor, lambda value=result: value, use)  # type: ignore[no-untyped-call]
+        written = {id(output) for output in outputs}
+        use.versions = [(leaf, leaf._version) for leaf in data if id(leaf) not in written]
+        return result
+
+    def _key(self, func: Function, args: Any, kwargs: Any) -> Key:
+        names = tuple(self.capture.names_in(args, kwargs))
+        site = (getattr(func, "__name__", str(func)), names)
+        self.times[site] = self.times.get(site, -1) + 1
+        return (self.times[site], *site)
+
+    def _is_constant(self, key: Key, outputs: list[Tensor]) -> bool:
+        """Whether a call that saw no rows is a function of parameters alone.
+
+        It may also repeat a parameter for every row (a class token): only then does an extent of
+        its output hold the rows.
+        """
+        n = self.forward.rows
+        known = self.verdicts.get(key)
+        if known is not None:
+            return known.constant
+        if n == 1 or not any(
+            each.fold is Fold.PLAIN for leaf in outputs for each in candidates(leaf, n)
+        ):
+            return True
+        if self.observation is not None:
+            return False
+        return self.capture.resolve(key, self.forward).constant
+
+
+def _receiver(use: Use, position: int) -> Callable[[Tensor], None]:
+    def receive(grad: Tensor) -> None:
+        use.receive(position, grad)
+
+    return receive
+
+
+def _is_composite(func: Function) -> bool:
+    """A Python function of torch.nn.functional: made of calls that can be seen one by one."""
+    return isinstance(func, FunctionType) and func.__module__ == F.__name__
+
+
+_SEEN_THROUGH: dict[Function, Function] = {}
+
+
+def _see_through(func: Function) -> Function:
+    """The same Python function, which does not hand itself to the mode but runs its body."""
+    if func not in _SEEN_THROUGH:
+        never = {
+            name: (lambda *_: False) for name in func.__globals__ if "has_torch_function" in name
+        }
+        assert isinstance(func, FunctionType)
+        clone = FunctionType(
+            func.__code__, {**func.__globals__, **never}, func.__name__, func.__defaults__,
+            func.__closure__,
+        )  # fmt: skip
+        clone.__kwdefaults__ = func.__kwdefaults__
+        _SEEN_THROUGH[func] = clone
+    return _SEEN_THROUGH[func]

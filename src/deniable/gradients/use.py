@@ -1,0 +1,153 @@
+"""One call that took bound parameters: what it met, and what its gradients factor into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from deniable.errors import CaptureError
+from deniable.gradients import fallback
+from deniable.gradients.contributions import Contribution
+from deniable.gradients.layout import WHOLE, Fold, Layout, candidates
+from deniable.gradients.probe import ForwardCall, Key, Verdict
+from deniable.gradients.rules import RULES
+
+if TYPE_CHECKING:
+    from deniable.gradients.capture import Capture
+
+Function = Callable[..., Any]
+
+
+@dataclass(eq=False)
+class Derived:
+    """A function of bound parameters and constants alone, treated as a parameter of its own."""
+
+    value: Tensor
+    function: Function
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: int | None
+
+
+@dataclass(eq=False)
+class Use:
+    """One call of a torch function that took bound parameters and data.
+
+    Attributes:
+        n: units in the batch.
+        grads: the gradient of each output, by position, summed over backward passes.
+    """
+
+    capture: Capture
+    function: Function
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    n: int
+    key: Key
+    verdict: Verdict | None
+    forward: ForwardCall
+    grads: dict[int, Tensor] = field(default_factory=dict)
+    outputs: int = 1
+    versions: list[tuple[Tensor, int]] = field(default_factory=list)
+
+    def receive(self, position: int, grad: Tensor) -> None:
+        """Keep the gradient of one output."""
+        earlier = self.grads.get(position)
+        self.grads[position] = grad if earlier is None else earlier + grad
+        self.capture.received(self)
+
+    def is_bound(self, argument: object) -> bool:
+        """Whether per-unit gradients of this argument are wanted."""
+        return self.capture.slot(argument) is not None
+
+    def layout(self, tensor: Tensor, features: int = 0) -> Layout:
+        """Where the units lie in a tensor of this call (an argument, or the output's gradient)."""
+        if self.n == 1:
+            return WHOLE
+        known = self.verdict
+        if known is None:
+            found = candidates(tensor, self.n, features)
+            if len(found) == 1 and found[0].fold is Fold.PLAIN:
+                return found[0]
+            if not found:
+                raise self._mismatch(tensor)
+            known = self.verdict = self.capture.resolve(self.key, self.forward)
+        layout = known.layouts[self._index(tensor)]
+        if layout is None or not layout.fits(tensor, self.n, features):
+            raise self._mismatch(tensor)
+        return layout
+
+    def _mismatch(self, tensor: Tensor) -> CaptureError:
+        return self.error(
+            f"none of the dimensions {tuple(tensor.shape)} of its data could be matched with "
+            f"the batch's {self.n} rows. Keep one dimension of the data as the batch"
+        )
+
+    def _index(self, tensor: Tensor) -> int:
+        """The place of a tensor among the data of this call, or else of its output."""
+        leaves = [leaf for leaf in tree_flatten((self.args, self.kwargs))[0]
+                  if isinstance(leaf, Tensor) and not self.is_bound(leaf)]  # fmt: skip
+        for k, leaf in enumerate(leaves):
+            if leaf is tensor:
+                return k
+        for position, grad in self.grads.items():
+            if grad is tensor:
+                return len(leaves) + position
+        return len(leaves)
+
+    def units(self, tensor: Tensor, like: Tensor | None = None, features: int = 0) -> Tensor:
+        """The tensor with units first: `(n, ..., *features)`."""
+        return self.layout(tensor if like is None else like, features).split(tensor, self.n)
+
+    def positions(self, tensor: Tensor, like: Tensor | None = None, features: int = 1) -> Tensor:
+        """The tensor as `(n, T, *features)`: every dimension before the features folded into T."""
+        split = self.units(tensor, like, features)
+        return split.reshape(self.n, -1, *split.shape[split.ndim - features :])
+
+    def by_vmap(self) -> Iterator[tuple[Any, Contribution]]:
+        """Per-unit gradients of this one call by `torch.func.vmap`, whatever the function."""
+        return fallback.per_unit_gradients(self)
+
+    def contributions(self) -> Iterable[tuple[Any, Contribution]]:
+        """What this use adds to the per-unit gradients of each argument that is bound."""
+        for tensor, version in self.versions:
+            if tensor._version != version:
+                raise self.error(
+                    "its input was modified in place after the call, so its gradient cannot be "
+                    "computed any more. Use the out-of-place form of the later operation"
+                )
+        rule = RULES.get(self.function)
+        if rule is None or self.outputs > 1:
+            return self.by_vmap()
+        return rule(self, self.grads[0], *self.args, **self.kwargs)
+
+    def error(self, problem: str) -> CaptureError:
+        """An error that names the parameters and modules of this use."""
+        names = self.capture.names_in(self.args, self.kwargs)
+        return CaptureError(
+            f"{getattr(self.function, '__name__', self.function)} on parameter "
+            f"{', '.join(names)}: {problem}."
+        )
+
+
+class Source(torch.autograd.Function):
+    """A call whose data need no gradient: joins autograd's graph so that its output gets one."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, call: Callable[[], Any], use: Use) -> Any:
+        """Run the call."""
+        ctx.use = use
+        return call()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[None, None, None]:
+        """Keep the gradients of the outputs."""
+        for position, grad in enumerate(grads):
+            if grad is not None:
+                ctx.use.receive(position, grad)
+        return None, None, None
