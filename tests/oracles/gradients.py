@@ -59,6 +59,8 @@ def clipped_sum(
 def relative_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     """`|found - expected| / |expected|` over all parameters together."""
     assert found.keys() == expected.keys()
+    found = {name: value.detach() for name, value in found.items()}
+    expected = {name: value.detach() for name, value in expected.items()}
     difference = sum(float(((found[k].double() - expected[k]) ** 2).sum()) for k in expected)
     size = sum(float((expected[k] ** 2).sum()) for k in expected)
     return math.sqrt(difference) if size == 0 else math.sqrt(difference / size)

@@ -107,15 +107,12 @@ def probe(capture: Capture, forward: ForwardCall) -> dict[Key, Verdict]:
     verdicts: dict[Key, Verdict] = {}
     while True:
         base = _observe(capture, forward, forward.args, forward.kwargs, verdicts)
-        args, kwargs = _with_one_row_moved(forward, unit)
-        moved = _observe(capture, forward, args, kwargs, verdicts)
+        layouts = _layouts(capture, forward, base, unit, verdicts)
+        # A row can be dead (all its units inactive): what did not move with one may with another.
+        other = _layouts(capture, forward, base, forward.rows - 1, verdicts)
         layouts = {
-            key: tuple(
-                _layout(before, after, unit, forward.rows, key)
-                for before, after in zip(tensors, moved.calls[key], strict=True)
-            )
-            for key, tensors in base.calls.items()
-            if key in moved.calls
+            key: tuple(a or b for a, b in zip(each, other.get(key, each), strict=True))
+            for key, each in layouts.items()
         }
         found = {key: Verdict(False, each) for key, each in layouts.items()}
         constants = [key for key in base.constants if key in found and key not in verdicts]
@@ -125,6 +122,23 @@ def probe(capture: Capture, forward: ForwardCall) -> dict[Key, Verdict]:
         if not any(found[key].constant for key in constants):
             return {**found, **verdicts}
         verdicts |= {key: found[key] for key in constants if found[key].constant}
+
+
+def _layouts(
+    capture: Capture, forward: ForwardCall, base: Observation, unit: int,
+    verdicts: dict[Key, Verdict],
+) -> dict[Key, tuple[Layout | None, ...]]:  # fmt: skip
+    """The layout of every tensor that moves with one unit."""
+    args, kwargs = _with_one_row_moved(forward, unit)
+    moved = _observe(capture, forward, args, kwargs, verdicts)
+    return {
+        key: tuple(
+            _layout(before, after, unit, forward.rows, key)
+            for before, after in zip(tensors, moved.calls[key], strict=True)
+        )
+        for key, tensors in base.calls.items()
+        if key in moved.calls
+    }
 
 
 def _changed(before: Tensor, after: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class Use:
             if not found:
                 raise self._mismatch(tensor)
             known = self.verdict = self.capture.resolve(self.key, self.forward)
-        layout = known.layouts[self._index(tensor)]
+        layout = known.layouts[self._index(tensor)] or _only_plain(tensor, self.n, features)
         if layout is None or not layout.fits(tensor, self.n, features):
             raise self._mismatch(tensor)
         return layout
@@ -133,6 +133,12 @@ class Use:
             f"{getattr(self.function, '__name__', self.function)} on parameter "
             f"{', '.join(names)}: {problem}."
         )
+
+
+def _only_plain(tensor: Tensor, n: int, features: int) -> Layout | None:
+    """The one dimension of `n`, for values that never moved (a branch that is switched off)."""
+    plain = [each for each in candidates(tensor, n, features) if each.fold is Fold.PLAIN]
+    return plain[0] if len(plain) == 1 else None
 
 
 class Source(torch.autograd.Function):

@@ -1,0 +1,546 @@
+"""The session: one release per logical batch, whatever the loop does."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from torch import Tensor, nn
+
+import deniable
+from deniable.errors import AttachError, CheckpointError, PlanError, StepError
+from deniable.events import SelfComposedEvent
+from oracles.gradients import clipped_sum, relative_error
+from oracles.release import everyone, no_one
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    "Adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01),
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
+    "Adagrad": lambda parameters: torch.optim.Adagrad(parameters, lr=0.1),
+    "RMSprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.01),
+    "NAdam": lambda parameters: torch.optim.NAdam(parameters, lr=0.01),
+    "Adamax": lambda parameters: torch.optim.Adamax(parameters, lr=0.01),
+    "RAdam": lambda parameters: torch.optim.RAdam(parameters, lr=0.01),
+}
+
+
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+def small_data(n: int = 40) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(n, 4), torch.randint(3, (n,))
+
+
+def small_plan(**changes: Any) -> deniable.Plan:
+    settings = {"examples": 40, "batch_size": 8, "steps": 6, "noise_multiplier": 1.0, "delta": 1e-3}
+    return deniable.Plan(**(settings | changes))
+
+
+def loss_of(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(model(inputs), labels)
+
+
+def train(private: Any, model: nn.Module, optimizer: Any, data: Any, **options: Any) -> None:
+    for inputs, labels in private.batches(data, **options):
+        loss_of(model, inputs, labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def attached(**options: Any) -> tuple[nn.Module, torch.optim.Optimizer, Any]:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    plan = options.pop("plan", None) or small_plan()
+    return model, optimizer, deniable.attach(model, optimizer, plan, **options)
+
+
+# -- the release ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_first_order_optimizer_takes_the_clipped_mean_as_its_gradient(name: str) -> None:
+    """Against the same optimizer fed by hand with the oracle's sums."""
+    model, data = small_model(), small_data()
+    twin = copy.deepcopy(model).double()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    by_hand = OPTIMIZERS[name](twin.parameters())
+    plan = small_plan(noise_multiplier=0.0, steps=3, batch_size=40)
+    private = deniable.attach(model, optimizer, plan, deniable.Clip(0.5))
+    everyone(private)
+    train(private, model, optimizer, data)
+    for _ in range(3):
+        total = clipped_sum(twin, data, loss_of, 0.5)
+        for key, parameter in twin.named_parameters():
+            parameter.grad = total[key] / 40
+        by_hand.step()
+    found = dict(model.named_parameters())
+    assert relative_error(found, dict(twin.named_parameters())) < 1e-5
+
+
+def test_the_denominator_is_the_expected_batch_size_not_the_drawn_one() -> None:
+    """Pitfall: privacy 2."""
+    model, optimizer, private = attached(plan=small_plan(noise_multiplier=0.0, steps=1))
+    everyone(private)  # 40 rows where 8 are expected
+    data = small_data()
+    expected = {k: v / 8 for k, v in clipped_sum(model, data, loss_of, 1.0).items()}
+    for inputs, labels in private.batches(data):
+        loss_of(model, inputs, labels).backward()
+        optimizer.step()
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert relative_error(found, expected) < 1e-5
+
+
+class Idle(nn.Module):
+    """A model whose gradient is exactly zero, so that a release is noise and nothing else."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ torch.zeros(x.shape[1]) + (self.weight * 0.0 * x[:, :1]).sum(1)
+
+
+def noise_released(size: int, rows: int | None, **options: Any) -> np.ndarray:
+    """The releases of one step of a zero-gradient model, brought to N(0, 1)."""
+    sigma, norm, expected = 1.7, 0.25, 16
+    model = Idle(size)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    plan = deniable.Plan(
+        examples=64, batch_size=expected, steps=1, noise_multiplier=sigma, delta=1e-3
+    )
+    private = deniable.attach(model, optimizer, plan, deniable.Clip(norm), **options)
+    everyone(private)
+    for (inputs,) in private.batches((torch.randn(64, 3),), rows=rows):
+        model(inputs).sum().backward()
+        optimizer.step()
+    private.detach()
+    values: np.ndarray = (-model.weight.detach() / (sigma * norm / expected)).double().numpy()
+    return values
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["default", "secure"])
+@pytest.mark.parametrize("rows", [None, 8, 30])
+def test_noise_appears_exactly_once_per_logical_batch(rows: int | None, secure: bool) -> None:
+    """Kolmogorov-Smirnov against N(0, (sigma C / batch)^2); false failure once in 10^6 runs.
+
+    The negative control, noise larger by a tenth, must be rejected by the same test.
+    Pitfall: privacy 5.
+    """
+    values = noise_released(200_000, rows, secure=secure)
+    assert stats.kstest(values, "norm").pvalue > 1e-6
+    assert stats.kstest(values * 1.1, "norm").pvalue < 1e-6
+
+
+def test_an_empty_batch_releases_noise_alone() -> None:
+    """Pitfall: users 6. KS test at 10^-6 as above; the model's weights move by noise only."""
+    model = nn.Linear(300, 200)
+    before = model.weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    plan = deniable.Plan(examples=50, batch_size=5, steps=1, noise_multiplier=2.0, delta=1e-3)
+    private = deniable.attach(model, optimizer, plan)
+    no_one(private)
+    for inputs, labels in private.batches((torch.randn(50, 300), torch.zeros(50).long())):
+        assert inputs.shape == (0, 300)
+        F.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+    moved = (model.weight.detach() - before).flatten().double().numpy() / (2.0 / 5)
+    assert private.steps == 1
+    assert stats.kstest(moved, "norm").pvalue > 1e-6
+    assert stats.kstest(moved * 1.1, "norm").pvalue < 1e-6
+
+
+def test_an_empty_batch_needs_no_backward() -> None:
+    model, optimizer, private = attached(plan=small_plan(steps=2))
+    no_one(private)
+    for _ in private.batches(small_data()):
+        optimizer.step()
+    assert private.steps == 2
+
+
+# -- the loop ------------------------------------------------------------------------------------
+
+
+def test_pieces_are_one_release_and_equal_the_whole_batch() -> None:
+    weights = []
+    for rows in (None, 1, 3, 100):
+        model, optimizer, private = attached(seed=5)
+        train(private, model, optimizer, small_data(), rows=rows)
+        assert private.steps == private.plan.steps
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    for other in weights[1:]:
+        torch.testing.assert_close(other, weights[0], rtol=1e-4, atol=1e-5)
+
+
+def test_between_pieces_the_optimizer_does_nothing() -> None:
+    model, optimizer, private = attached(plan=small_plan(steps=1))
+    everyone(private)
+    before = copy.deepcopy(model.state_dict())
+    for k, (inputs, labels) in enumerate(private.batches(small_data(), rows=8)):
+        loss_of(model, inputs, labels).backward()
+        assert all(parameter.grad is None for parameter in model.parameters())
+        optimizer.step()
+        same = all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+        assert same == (k < 4)
+
+
+def test_a_step_may_be_left_to_the_last_piece() -> None:
+    """Gradient accumulation as loops write it: `if whole: optimizer.step()`."""
+    found = []
+    for every_piece in (True, False):
+        model, optimizer, private = attached(plan=small_plan(steps=1), seed=2)
+        everyone(private)
+        for k, (inputs, labels) in enumerate(private.batches(small_data(), rows=8)):
+            loss_of(model, inputs, labels).backward()
+            if every_piece or k == 4:
+                optimizer.step()
+        found.append([parameter.detach() for parameter in model.parameters()])
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_two_backward_passes_on_one_batch_are_clipped_together() -> None:
+    """Clipping each on its own would let one example move the sum by twice the norm."""
+    model, optimizer, private = attached(
+        plan=small_plan(noise_multiplier=0.0, steps=1, batch_size=40)
+    )
+    everyone(private)
+    data = small_data()
+
+    def both(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        return loss_of(model, inputs, labels) + model(inputs).square().mean(1).mean()
+
+    expected = clipped_sum(model, data, both, 1.0)
+    for inputs, labels in private.batches(data):
+        loss_of(model, inputs, labels).backward()
+        model(inputs).square().mean(1).mean().backward()
+        optimizer.step()
+    found = {name: parameter.grad * 40 for name, parameter in model.named_parameters()}
+    assert relative_error(found, expected) < 1e-5
+
+
+def test_leaving_the_loop_early_merges_nothing_into_the_next_batch() -> None:
+    """Pitfall: privacy 5."""
+    model, optimizer, private = attached(plan=small_plan(noise_multiplier=0.0, batch_size=40))
+    everyone(private)
+    data = small_data()
+    for inputs, labels in private.batches(data, rows=8):
+        loss_of(model, inputs, labels).backward()
+        optimizer.step()
+        break
+    gc.collect()
+    assert private.steps == 0
+    expected = clipped_sum(model, data, loss_of, 1.0)
+    for inputs, labels in private.batches(data, steps=1):
+        loss_of(model, inputs, labels).backward()
+        optimizer.step()
+    found = {name: parameter.grad * 40 for name, parameter in model.named_parameters()}
+    assert relative_error(found, expected) < 1e-5
+
+
+def test_the_loop_ends_when_the_plan_does() -> None:
+    model, optimizer, private = attached()
+    train(private, model, optimizer, small_data(), steps=4)
+    assert private.steps == 4
+    train(private, model, optimizer, small_data())
+    assert private.steps == 6
+    assert list(private.batches(small_data())) == []
+
+
+def test_a_closure_is_refused() -> None:
+    """Pitfall: privacy 5: a closure would see the batch again after the noise was drawn."""
+    model, optimizer, private = attached()
+    for inputs, labels in private.batches(small_data()):
+        with pytest.raises(StepError, match="closure"):
+            optimizer.step(lambda: loss_of(model, inputs, labels))
+        break
+
+
+def test_a_step_without_a_backward_is_refused() -> None:
+    model, optimizer, private = attached()
+    everyone(private)
+    for inputs, labels in private.batches(small_data()):
+        with pytest.raises(StepError, match="before any backward"):
+            optimizer.step()
+        loss_of(model, inputs, labels).backward()
+        optimizer.step()
+        with pytest.raises(StepError, match="One step belongs to each batch"):
+            optimizer.step()
+        break
+
+
+def test_a_step_outside_the_loop_is_refused() -> None:
+    _, optimizer, _ = attached()
+    with pytest.raises(StepError, match="no batch is open"):
+        optimizer.step()
+
+
+def test_a_batch_passed_over_is_refused() -> None:
+    model, _, private = attached()
+    everyone(private)
+    with pytest.raises(StepError, match="passed over"):
+        for inputs, labels in private.batches(small_data()):
+            loss_of(model, inputs, labels).backward()
+
+
+def test_losses_must_have_one_entry_per_row_and_one_kind_of_backward() -> None:
+    model, optimizer, private = attached()
+    everyone(private)
+    for inputs, labels in private.batches(small_data()):
+        with pytest.raises(StepError, match=r"shape \(40,\)"):
+            private.backward(loss_of(model, inputs, labels))
+        private.backward(F.cross_entropy(model(inputs), labels, reduction="none"))
+        loss_of(model, inputs, labels).backward()
+        with pytest.raises(StepError, match="both"):
+            optimizer.step()
+        break
+
+
+def test_a_data_set_of_another_size_is_refused() -> None:
+    """Pitfall: privacy 2: the number of examples is public and decides the rate."""
+    _, _, private = attached()
+    with pytest.raises(PlanError, match="40 examples, got a data set of 39"):
+        next(private.batches(small_data(39)))
+
+
+class Rows(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """A map-style data set, read one row at a time."""
+
+    def __init__(self, data: tuple[Tensor, Tensor]) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data[0])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.data[0][index], self.data[1][index]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_data_set_read_by_workers_gives_the_same_batches_as_tensors(workers: int) -> None:
+    seen = []
+    for source, options in (
+        (small_data(), {}),
+        (Rows(small_data()), {"workers": workers}),
+    ):
+        model, optimizer, private = attached(plan=small_plan(batch_size=1, steps=20), seed=9)
+        sizes = []
+        for inputs, labels in private.batches(source, rows=2, **options):
+            sizes.append(inputs.tolist())
+            loss_of(model, inputs, labels).backward()
+            optimizer.step()
+        seen.append(sizes)
+    assert seen[0] == seen[1]
+    assert [] in seen[0], "an expected size of 1 draws empty batches too"
+
+
+# -- what stays the user's -----------------------------------------------------------------------
+
+
+def test_the_state_dict_class_and_names_are_untouched() -> None:
+    model = small_model()
+    before = type(model), list(model.state_dict()), [id(p) for p in model.parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    private = deniable.attach(model, optimizer, small_plan())
+    assert before == (type(model), list(model.state_dict()), [id(p) for p in model.parameters()])
+    private.detach()
+    assert not model._forward_hooks and not model._forward_pre_hooks
+    assert not optimizer._optimizer_step_pre_hooks
+    loss_of(model, *small_data()).backward()
+    optimizer.step()  # plain again
+
+
+def test_schedulers_and_gradient_clipping_calls_go_on_working() -> None:
+    model, optimizer, private = attached()
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.1)
+    for inputs, labels in private.batches(small_data()):
+        loss_of(model, inputs, labels).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad(set_to_none=False)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+
+
+def test_evaluation_in_the_loop_is_not_captured() -> None:
+    results = []
+    for evaluate in (False, True):
+        model, optimizer, private = attached(seed=1)
+        for inputs, labels in private.batches(small_data()):
+            loss = loss_of(model, inputs, labels)
+            if evaluate:
+                model.eval()
+                model(torch.randn(1000, 4))
+                with torch.no_grad():
+                    model.train()(torch.randn(1000, 4))
+            loss.backward()
+            optimizer.step()
+        results.append([p.detach().clone() for p in model.parameters()])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+# -- what cannot be made private -----------------------------------------------------------------
+
+
+def test_batch_norm_is_refused_by_name() -> None:
+    """Pitfall: users 4."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    with pytest.raises(AttachError, match=r"'1' is a BatchNorm1d.*GroupNorm"):
+        deniable.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), small_plan())
+
+
+def test_lbfgs_is_refused() -> None:
+    model = small_model()
+    with pytest.raises(AttachError, match="LBFGS"):
+        deniable.attach(model, torch.optim.LBFGS(model.parameters()), small_plan())
+
+
+def test_a_trainable_parameter_outside_the_optimizer_is_refused() -> None:
+    model = small_model()
+    with pytest.raises(AttachError, match=r"Parameter '0\.weight'.*not in the optimizer"):
+        deniable.attach(model, torch.optim.SGD(model[2].parameters(), lr=0.1), small_plan())
+
+
+def test_frozen_parameters_stay_as_they_are() -> None:
+    """Pitfall: users 2."""
+    model = small_model()
+    model[0].requires_grad_(False)
+    frozen = model[0].weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    private = deniable.attach(model, optimizer, small_plan())
+    train(private, model, optimizer, small_data())
+    assert torch.equal(model[0].weight, frozen)
+
+
+@pytest.mark.parametrize("change", ["swap", "unfreeze", "freeze"])
+def test_parameters_changed_after_attach_are_noticed(change: str) -> None:
+    """Pitfall: users 2."""
+    model = small_model()
+    model[0].bias.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    private = deniable.attach(model, optimizer, small_plan())
+    everyone(private)
+    for inputs, labels in private.batches(small_data()):
+        loss_of(model, inputs, labels).backward()
+        if change == "swap":
+            model[2] = nn.Linear(6, 3)
+        elif change == "unfreeze":
+            model[0].bias.requires_grad_(True)
+        else:
+            model[2].weight.requires_grad_(False)
+        with pytest.raises(AttachError, match="after attach"):
+            optimizer.step()
+        break
+
+
+# -- the ledger and saved state ------------------------------------------------------------------
+
+
+def test_every_release_is_in_the_ledger_and_spent_reads_only_the_ledger() -> None:
+    """Pitfall: privacy 10. Pitfall: privacy 1: the sampler states its own event."""
+    model, optimizer, private = attached()
+    assert private.spent().epsilon == 0
+    train(private, model, optimizer, small_data(), steps=4)
+    event = private._run.released_event()
+    assert event == SelfComposedEvent(private.plan.step_event, 4)
+    assert 0 < private.spent().epsilon < private.plan.epsilon
+    train(private, model, optimizer, small_data())
+    assert private.spent().epsilon == pytest.approx(private.plan.epsilon)
+
+
+def test_the_ledger_is_written_before_the_release_takes_effect() -> None:
+    """Pitfall: privacy 10: a release that cannot be recorded does not happen."""
+    model, optimizer, private = attached()
+    everyone(private)
+    before = copy.deepcopy(model.state_dict())
+
+    def broken(event: object) -> None:
+        raise OSError("disk full")
+
+    private._run.release = broken
+    for inputs, labels in private.batches(small_data()):
+        loss_of(model, inputs, labels).backward()
+        with pytest.raises(OSError, match="disk full"):
+            optimizer.step()
+        break
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with pytest.raises(CheckpointError, match="interrupted a release"):
+        private.state_dict()
+
+
+def test_no_noise_is_infinite_epsilon() -> None:
+    model, optimizer, private = attached(plan=small_plan(noise_multiplier=0.0))
+    train(private, model, optimizer, small_data())
+    assert private.spent().epsilon == float("inf")
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["default", "secure"])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Any, secure: bool) -> None:
+    """Pitfall: privacy 11. Unseeded: the saved state alone carries the generators."""
+    path = tmp_path / "ledger.sqlite"
+    model, optimizer, private = attached(ledger=path, run_id="r", secure=secure)
+    train(private, model, optimizer, small_data(), steps=3)
+    saved = private.state_dict(), copy.deepcopy(model.state_dict())
+    train(private, model, optimizer, small_data())
+    private.detach()
+
+    again, optimizer, private = attached(ledger=path, run_id="r", secure=secure)
+    with pytest.raises(CheckpointError, match=r"counts 6 steps .* the saved state 3"):
+        private.load_state_dict(saved[0])
+    private.load_state_dict(saved[0], replay=True)
+    again.load_state_dict(saved[1])
+    train(private, again, optimizer, small_data())
+    for a, b in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert private.steps == 6
+    assert private._run.event() == SelfComposedEvent(private.plan.step_event, 6)
+
+
+def test_noise_is_never_repeated_on_other_data() -> None:
+    """Pitfall: privacy 11."""
+    model, optimizer, private = attached()
+    train(private, model, optimizer, small_data(), steps=3)
+    saved = private.state_dict()
+    _, _, other = attached(run_id=private.run_id)
+    other.load_state_dict(saved)
+    inputs, labels = small_data()
+    with pytest.raises(CheckpointError, match="same noise to other data"):
+        next(other.batches((inputs + 1, labels)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"run_id": "other"}, "of run"), ({"secure": True}, "secure"), ({"plan": {}}, "plan")],
+)
+def test_a_state_of_another_run_is_refused(change: dict[str, Any], message: str) -> None:
+    _, _, private = attached(run_id="mine")
+    with pytest.raises(CheckpointError, match=message):
+        private.load_state_dict(private.state_dict() | change)
+
+
+def test_two_sessions_without_a_seed_differ_and_with_a_seed_agree() -> None:
+    """Pitfall: privacy 13."""
+
+    def weights(seed: int | None) -> Tensor:
+        model, optimizer, private = attached(seed=seed)
+        train(private, model, optimizer, small_data())
+        assert private.seeded == (seed is not None)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    assert torch.equal(weights(4), weights(4))
+    assert not torch.equal(weights(4), weights(5))
+    assert not torch.equal(weights(None), weights(None))
