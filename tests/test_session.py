@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -162,7 +163,7 @@ def test_an_empty_batch_releases_noise_alone() -> None:
 
 
 def test_an_empty_batch_needs_no_backward() -> None:
-    model, optimizer, private = attached(plan=small_plan(steps=2))
+    _, optimizer, private = attached(plan=small_plan(steps=2))
     no_one(private)
     for _ in private.batches(small_data()):
         optimizer.step()
@@ -261,9 +262,9 @@ def test_the_loop_ends_when_the_plan_does() -> None:
 def test_a_closure_is_refused() -> None:
     """Pitfall: privacy 5: a closure would see the batch again after the noise was drawn."""
     model, optimizer, private = attached()
-    for inputs, labels in private.batches(small_data()):
+    for batch in private.batches(small_data()):
         with pytest.raises(StepError, match="closure"):
-            optimizer.step(lambda: loss_of(model, inputs, labels))
+            optimizer.step(partial(loss_of, model, *batch))
         break
 
 

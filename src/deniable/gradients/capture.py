@@ -49,6 +49,7 @@ class Capture:
         self._derived: dict[int, Derived] = {}
         self._received: dict[int, Use] = {}
         self.receipts = 0
+        self._foreign: list[tuple[int, ...]] = []
         self._verdicts: dict[tuple[Any, ...], Verdict] = {}
         self._forwards: list[ForwardCall] = []
         self._rows: int | None = None
@@ -78,6 +79,7 @@ class Capture:
         self._derived.clear()
         self._forwards.clear()
         self.receipts = 0
+        self._foreign = []
         self._rows = None
 
     @property
@@ -166,7 +168,11 @@ class Capture:
     def _enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._rows is None or self._mode or not (model.training and torch.is_grad_enabled()):
             return
-        self._mode = Watch(self, ForwardCall(model, args, kwargs, self._rows), self._verdicts)
+        forward = ForwardCall(model, args, kwargs, self._rows)
+        if forward.shapes and not forward.inputs:
+            self._foreign = forward.shapes
+            return
+        self._mode = Watch(self, forward, self._verdicts)
         self._forwards.append(self._mode.forward)
         self._mode.__enter__()  # type: ignore[no-untyped-call]
 
@@ -184,6 +190,13 @@ class Capture:
                     "batch is open, so it cannot be bounded. Compute losses on the batches of "
                     "`for ... in private.batches(data)`, or detach() before training without "
                     "privacy."
+                )
+            if self._foreign:
+                raise CaptureError(
+                    f"A gradient reached parameter '{name}' (module '{module}') from a forward on "
+                    f"data of shape {' and '.join(map(str, self._foreign))}, none of whose "
+                    f"dimensions holds the {self._rows} rows that were drawn. Give the model the "
+                    "batch as private.batches yields it."
                 )
             raise CaptureError(
                 f"A gradient reached parameter '{name}' (module '{module}') by a path that the "

@@ -34,6 +34,8 @@ class ForwardCall:
 
     Attributes:
         rows: how many units the piece holds.
+        shapes: of every tensor among the arguments.
+        inputs: the arguments that hold the rows, by identity.
         anchor: a leaf that joins calls on plain data to autograd's graph.
     """
 
@@ -43,6 +45,7 @@ class ForwardCall:
         self.model, self.args, self.kwargs, self.rows = model, args, kwargs, rows
         self.anchor = torch.zeros((), requires_grad=True)
         leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+        self.shapes = [tuple(leaf.shape) for leaf in leaves if leaf.ndim]
         self.inputs = {id(leaf) for leaf in leaves if rows == 0 or candidates(leaf, rows)}
 
     def carries_rows(self, tensor: Tensor) -> bool:

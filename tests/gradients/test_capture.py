@@ -1,0 +1,195 @@
+"""Contract 1: nothing escapes the bound; what cannot be bounded raises, naming the parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import deniable
+from deniable.errors import CaptureError
+from oracles.release import everyone
+
+
+def step(model: nn.Module, loss: Callable[[Tensor], Tensor], data: Tensor | None = None) -> None:
+    """One private step over all rows."""
+    inputs = torch.randn(6, 4) if data is None else data
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    plan = deniable.Plan(
+        examples=len(inputs), batch_size=len(inputs), steps=1, noise_multiplier=0.0, delta=1e-3
+    )
+    private = deniable.attach(model, optimizer, plan)
+    everyone(private)
+    for (batch,) in private.batches((inputs,)):
+        loss(batch).backward()
+        optimizer.step()
+
+
+class Wrapped(nn.Module):
+    """A linear layer with a name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+def test_a_parameter_used_outside_forward_raises_by_name() -> None:
+    """Pitfall: users 1."""
+    model = Wrapped()
+    with pytest.raises(CaptureError, match=r"'inner\.weight' \(module 'inner'\).*own forward"):
+        step(model, lambda x: F.linear(model(x), model.inner.weight).mean())
+
+
+def test_a_penalty_on_the_weights_in_the_loss_raises() -> None:
+    model = Wrapped()
+    with pytest.raises(CaptureError, match=r"'inner\.weight'"):
+        step(model, lambda x: model(x).mean() + model.inner.weight.square().sum())
+
+
+def test_a_penalty_returned_by_forward_raises() -> None:
+    class WithPenalty(Wrapped):
+        def forward(self, x: Tensor) -> Any:
+            return self.inner(x), self.inner.weight.square().sum()
+
+    model = WithPenalty()
+    with pytest.raises(CaptureError, match="weight_decay"):
+        step(model, lambda x: sum(each.mean() for each in model(x)))
+
+
+def test_a_model_in_evaluation_mode_raises_when_trained() -> None:
+    model = Wrapped().eval()
+    with pytest.raises(CaptureError, match=r"model\.train\(\)"):
+        step(model, lambda x: model(x).mean())
+
+
+def test_a_gradient_without_a_drawn_batch_raises() -> None:
+    model = Wrapped()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    plan = deniable.Plan(examples=6, batch_size=6, steps=1, noise_multiplier=0.0, delta=1e-3)
+    private = deniable.attach(model, optimizer, plan)
+    with pytest.raises(CaptureError, match=r"private\.batches"):
+        model(torch.randn(3, 4)).mean().backward()
+    private.detach()
+    model(torch.randn(3, 4)).mean().backward()
+
+
+def test_the_graph_of_an_earlier_batch_raises() -> None:
+    model = Wrapped()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    plan = deniable.Plan(examples=6, batch_size=6, steps=2, noise_multiplier=0.0, delta=1e-3)
+    private = deniable.attach(model, optimizer, plan)
+    kept: list[Tensor] = []
+    with pytest.raises(CaptureError, match="earlier batch"):
+        for (batch,) in private.batches((torch.randn(6, 4),)):
+            kept.append(model(batch).mean())
+            kept[0].backward(retain_graph=True)
+            optimizer.step()
+
+
+def test_rows_mixed_before_a_layer_raise() -> None:
+    """A layer on the mean over the batch: no gradient per row exists."""
+    model = nn.ModuleDict({"a": nn.Linear(4, 3), "b": nn.Linear(3, 2)})
+
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.parts["b"](self.parts["a"](x).mean(0))
+
+    mixing = Mixing()
+    with pytest.raises(CaptureError, match=r"'parts\.b\.bias', 'parts\.b\.weight'.*mixed"):
+        step(mixing, lambda x: mixing(x).mean(), torch.randn(7, 4))
+
+
+def test_attention_across_the_batch_is_found_where_shapes_hide_it() -> None:
+    """As many rows as positions: the probe runs, and sees one row move another."""
+
+    class Across(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(6, 4))
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = x + self.table
+            return self.head(h - h.mean(0))
+
+    across = Across()
+    with pytest.raises(CaptureError, match="depend on another row"):
+        step(across, lambda x: across(x).mean(), torch.randn(6, 6, 4))
+
+
+def test_an_input_changed_in_place_after_its_layer_raises() -> None:
+    class InPlace(Wrapped):
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.tanh(x)
+            y = self.inner(h)
+            h.mul_(2)
+            return y
+
+    model = InPlace()
+    with pytest.raises(CaptureError, match="modified in place"):
+        step(model, lambda x: model(x).mean())
+
+
+def test_an_embedding_with_max_norm_raises() -> None:
+    model = nn.Sequential(nn.Embedding(5, 3, scale_grad_by_freq=True))
+    with pytest.raises(CaptureError, match=r"'0\.weight'.*scale_grad_by_freq"):
+        step(model, lambda x: model(x).mean(), torch.randint(5, (6, 2)))
+
+
+def test_a_data_set_row_that_is_two_rows_to_the_model_raises() -> None:
+    model = Wrapped()
+    with pytest.raises(CaptureError, match="6 rows"):
+        step(model, lambda x: model(x[:5]).mean())
+
+
+def test_grad_never_holds_a_sum_without_noise() -> None:
+    model = Wrapped()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    plan = deniable.Plan(examples=6, batch_size=6, steps=1, noise_multiplier=1.0, delta=1e-3)
+    private = deniable.attach(model, optimizer, plan)
+    everyone(private)
+    for (batch,) in private.batches((torch.randn(6, 4),)):
+        model(batch).mean().backward()
+        assert all(parameter.grad is None for parameter in model.parameters())
+        optimizer.step()
+
+
+def test_a_forward_that_fails_leaves_nothing_behind() -> None:
+    class Failing(Wrapped):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("user's own")
+
+    model = Failing()
+    with pytest.raises(RuntimeError, match="user's own"):
+        step(model, lambda x: model(x).mean())
+    assert torch.overrides._get_current_function_mode_stack() == []
+
+
+def test_a_position_table_with_as_many_rows_as_the_batch_is_not_taken_for_the_batch() -> None:
+    """`arange(T)` with T equal to the batch: taking positions for rows would bound nothing."""
+
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(6, 4)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x + self.table(torch.arange(x.shape[1])))
+
+    torch.manual_seed(0)
+    model, data = Positions(), torch.randn(6, 6, 4)
+    step(model, lambda x: 100 * model(x).square().mean(), data)
+    moved = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    assert float(moved.norm()) <= 1.0 + 1e-6, "six clipped gradients, over six expected rows"
