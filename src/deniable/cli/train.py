@@ -1,0 +1,230 @@
+"""`deniable train`: a private run, from the data to its report."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from deniable.errors import SettingsError
+from deniable.runfolder import RunFolder
+from deniable.settings import Settings
+
+if TYPE_CHECKING:
+    from deniable.training import Run
+
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
+
+
+def train_command(
+    context: typer.Context,
+    data: Annotated[
+        str, typer.Option(help="digits, mnist, fashion-mnist, cifar10 or ptb.")
+    ] = "digits",
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the data files [DENIABLE_DATA, or a download]."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="digits-mlp, mnist-cnn, abadi-mlp, cifar-cnn, char-transformer, or your own as "
+            "module:factory, called as factory(input_shape, classes) [by data set]."
+        ),
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(help="sgd, adam, adamw, adagrad, rmsprop or nadam [by data set]."),
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate [by data set].")] = None,
+    momentum: Annotated[
+        float | None, typer.Option(help="Momentum of sgd and rmsprop [0.9].")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Examples that a step draws on average [by data set].")
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the data [by data set].")
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="What may be spent; solves the noise [3].")
+    ] = None,
+    noise_multiplier: Annotated[
+        float | None,
+        typer.Option(help="Noise over the clip norm, in place of epsilon; 0 is NOT private."),
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="Delta of the guarantee [1e-5].")] = None,
+    clip: Annotated[
+        float | None, typer.Option(help="Largest norm of one example's gradient [by data set].")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Makes the run reproducible, and its noise known to who has the seed."),
+    ] = None,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="Draw the noise from an AES keystream.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or another torch device [what there is].")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="Most rows in memory at once [the whole batch].")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to make [runs/DATA-TIME].")] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace a run in that folder, its ledger included."),
+    ] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Run folder to go on with, under its own settings."),
+    ] = None,
+    checkpoint_seconds: Annotated[
+        float | None, typer.Option(help="Seconds between checkpoints [30].")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output, last.")
+    ] = False,
+) -> None:
+    """Train privately on a known data set, and write model, ledger and report to a run folder."""
+    # Torch takes seconds to import: help and mistakes in the options must not wait for it.
+    if resume is not None:
+        _refuse_settings_with_resume(context)
+        _go_on(resume, as_json)
+        return
+    settings = Settings.choose(
+        data,
+        data_dir=None if data_dir is None else str(data_dir.resolve()),
+        model=model,
+        optimizer=optimizer,
+        lr=lr,
+        momentum=momentum,
+        batch_size=batch_size,
+        epochs=epochs,
+        epsilon=epsilon,
+        noise_multiplier=noise_multiplier,
+        delta=delta,
+        clip=clip,
+        seed=seed,
+        secure=secure,
+        device=device,
+        rows=rows,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    path = out or _fresh_folder(data)
+    if not overwrite:
+        RunFolder(path).create()  # refuses before anything slow
+    _start(settings, path, overwrite, as_json)
+
+
+def _start(settings: Settings, path: Path, overwrite: bool, as_json: bool) -> None:
+    console = Console(stderr=True)
+    from deniable.cli import display
+    from deniable.training import begin
+
+    with display.downloads(console) as progress:
+        run = begin(settings, path, progress, overwrite=overwrite)
+    _train(run, console, as_json)
+
+
+def _go_on(path: Path, as_json: bool) -> None:
+    console = Console(stderr=True)
+    record = RunFolder(path).read()
+    if record.get("status") == "complete":
+        _complete(RunFolder(path), record, console, as_json)
+        return
+    from deniable.cli import display
+    from deniable.training import resume
+
+    with display.downloads(console) as progress:
+        run = resume(path, progress)
+    _train(run, console, as_json)
+
+
+def _train(run: Run, console: Console, as_json: bool) -> None:
+    """The run from where it stands to its report, or to the command that goes on with it."""
+    from deniable.cli import display
+    from deniable.training import fit
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    say(display.opening(run))
+    go_on = display.resume_command(run.folder.path)
+    try:
+        with display.training(run, console) as watch:
+            complete = fit(run, watch)
+    except KeyboardInterrupt:
+        say(f"Stopped at once. What came after the last checkpoint is repeated by: {go_on}")
+        raise typer.Exit(INTERRUPTED) from None
+    if complete:
+        _complete(run.folder, run.record, console, as_json)
+        return
+    say(
+        f"Saved after step {run.private.steps:,} of {run.private.plan.steps:,}. Go on with: "
+        f"{go_on}\n{run.folder.checkpoint} holds the state of the noise: keep it to yourself."
+    )
+    if as_json:
+        _print_object(run.folder, run.record | {"results": run.spent_json()}, resume=go_on)
+    raise typer.Exit(INTERRUPTED)
+
+
+def _complete(folder: RunFolder, record: dict[str, Any], console: Console, as_json: bool) -> None:
+    """The report of a complete run, and its results."""
+    from deniable.cli import display
+    from deniable.report import render
+
+    folder.remove_checkpoint()
+    report = render(folder.path)
+    console.print(
+        "Complete; the checkpoint, which held the state of the noise, is removed.",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if as_json:
+        _print_object(folder, record, report=str(report))
+        return
+    typer.echo(display.closing(record))
+    typer.echo(f"Report         {report}")
+
+
+def _print_object(folder: RunFolder, record: dict[str, Any], **more: str) -> None:
+    values = {
+        "status": record["status"],
+        **(record["results"] or {}),
+        "seeded": record["seeded"],
+        "out": str(folder.path),
+        **more,
+    }
+    typer.echo(json.dumps(values, allow_nan=False))
+
+
+def _refuse_settings_with_resume(context: typer.Context) -> None:
+    """A run goes on under the settings that it began with."""
+    given = [
+        name
+        for name in context.params
+        if name not in ("resume", "as_json")
+        and (source := context.get_parameter_source(name)) is not None
+        and source.name == "COMMANDLINE"
+    ]
+    if given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise SettingsError(
+            f"--resume takes every setting from the run's folder; leave out {options}, or start a "
+            "new run."
+        )
+
+
+def _fresh_folder(data: str) -> Path:
+    """runs/DATA-TIME, numbered when two runs begin in one second."""
+    base = Path("runs") / f"{data}-{datetime.now():%Y%m%d-%H%M%S}"
+    number, path = 1, base
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path

@@ -1,0 +1,170 @@
+"""The folder of one run: what it holds, and files that are whole whenever they can be read.
+
+```
+OUT/
+  run.json             settings, environment, data fingerprint, plan, history, results
+  ledger.sqlite        what was released
+  model.safetensors    the trained model, once the run is complete
+  checkpoint/          generator states and un-noised sums: private, removed when the run completes
+  report.html          the page that a person reads
+```
+
+Importable without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from deniable.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run.
+
+    >>> RunFolder(Path("runs/digits")).ledger.as_posix()
+    'runs/digits/ledger.sqlite'
+    """
+
+    path: Path
+
+    @property
+    def run_json(self) -> Path:
+        """Settings, environment, history and results."""
+        return self.path / "run.json"
+
+    @property
+    def ledger(self) -> Path:
+        """What was released, before it took effect."""
+        return self.path / "ledger.sqlite"
+
+    @property
+    def model(self) -> Path:
+        """The weights of a complete run."""
+        return self.path / "model.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where an unfinished run keeps what it needs to go on; readable by its owner alone."""
+        return self.path / "checkpoint"
+
+    @property
+    def report(self) -> Path:
+        """The self-contained page."""
+        return self.path / "report.html"
+
+    def create(self, *, overwrite: bool = False) -> None:
+        """Make the folder for a new run.
+
+        Args:
+            overwrite: a run that lives there is removed first, and nothing else in the folder.
+
+        Raises:
+            SettingsError: a run lives there already, or the path cannot be a folder.
+        """
+        if overwrite:
+            self.clear()
+        if self.run_json.exists():
+            raise SettingsError(
+                f"{self.path} holds a run already. Go on with it by `deniable train --resume "
+                f"{self.path}`, give another folder with --out, or replace it, its ledger "
+                "included, with --overwrite."
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise SettingsError(
+                f"A run folder cannot be made at {self.path}: {problem}. Give another with --out."
+            ) from problem
+
+    def clear(self) -> None:
+        """Delete what a run wrote, and nothing else; its releases are then on record nowhere."""
+        self.remove_checkpoint()
+        for path in (self.run_json, self.ledger, self.model, self.report):
+            path.unlink(missing_ok=True)
+        for left in self.path.glob("ledger.sqlite-*"):
+            left.unlink()
+
+    def remove_checkpoint(self) -> None:
+        """Delete the checkpoint with its secrets; nothing happens where there is none."""
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
+
+    def write(self, run: dict[str, Any]) -> None:
+        """Replace run.json, whole."""
+        write_json(self.run_json, run)
+
+    def read(self) -> dict[str, Any]:
+        """What run.json holds.
+
+        Raises:
+            SettingsError: there is no run here, or run.json is not what this program wrote.
+        """
+        try:
+            run = json.loads(self.run_json.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise SettingsError(
+                f"{self.path} holds no run: {self.run_json.name} is missing. Give the folder that "
+                "`deniable train` named with --out."
+            ) from None
+        except (OSError, ValueError) as problem:
+            raise SettingsError(f"{self.run_json} cannot be read: {problem}.") from problem
+        if not isinstance(run, dict):
+            raise SettingsError(
+                f"{self.run_json} must hold a JSON object, got {type(run).__name__}."
+            )
+        return run
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Replace a JSON file so that a reader, or a crash, meets the whole old or the whole new one.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_json(Path(folder) / "run.json", {"status": "running"})
+    ...     (Path(folder) / "run.json").read_text().split()
+    ['{', '"status":', '"running"', '}']
+    """
+    with replaced(path) as file:
+        file.write((json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+
+
+@contextmanager
+def replaced(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` at once, when whole and on disk.
+
+    Args:
+        path: the file to replace or create; its folder exists.
+        mode: the permissions that the file has from its first byte on (less the umask).
+    """
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable; not every system can open one."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

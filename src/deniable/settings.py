@@ -1,0 +1,159 @@
+"""What a training run is told: every option of the command, with good values for each data set.
+
+Importable without torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from deniable.errors import SettingsError
+
+# Chosen on a validation part of the training rows, never on the test set.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "digits": {
+        "model": "digits-mlp",
+        "optimizer": "adam",
+        "lr": 0.01,
+        "batch_size": 1024,
+        "epochs": 300,
+    },
+    "mnist": {
+        "model": "mnist-cnn",
+        "optimizer": "sgd",
+        "lr": 0.5,
+        "batch_size": 1024,
+        "epochs": 15,
+    },
+    "fashion-mnist": {
+        "model": "mnist-cnn",
+        "optimizer": "sgd",
+        "lr": 0.5,
+        "batch_size": 1024,
+        "epochs": 15,
+    },
+    "cifar10": {
+        "model": "cifar-cnn",
+        "optimizer": "sgd",
+        "lr": 0.5,
+        "batch_size": 1024,
+        "epochs": 20,
+    },
+    "ptb": {
+        "model": "char-transformer",
+        "optimizer": "adam",
+        "lr": 0.003,
+        "batch_size": 512,
+        "epochs": 5,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run, completely: the same settings on the same data with a seed give the same model.
+
+    Attributes:
+        data: which data set, by name.
+        data_dir: the folder that holds its files; None: DENIABLE_DATA, or a download.
+        model: a name from `deniable.models.NAMES`, or `module:factory`.
+        optimizer: a name from `deniable.models.OPTIMIZERS`.
+        lr: the optimizer's learning rate.
+        momentum: of sgd and rmsprop.
+        batch_size: how many examples a step draws on average.
+        epochs: passes over the data; None: as many as epsilon and the noise allow.
+        epsilon: what may be spent; None: what epochs and noise come to.
+        noise_multiplier: standard deviation of the noise over the clip norm; None: solved.
+        delta: of the (epsilon, delta) guarantee.
+        clip: the norm that no example's gradient exceeds.
+        seed: makes the run reproducible, and its noise with it; None: randomness of the system.
+        secure: draw the noise from an AES keystream.
+        device: "auto", "cpu", "cuda" or another torch device.
+        rows: at most so many rows in memory at once; None: the whole batch.
+        checkpoint_seconds: time between checkpoints.
+
+    Raises:
+        SettingsError: a value is out of its range.
+    """
+
+    data: str
+    model: str
+    optimizer: str
+    lr: float
+    batch_size: int
+    epochs: float | None = None
+    epsilon: float | None = None
+    noise_multiplier: float | None = None
+    delta: float = 1e-5
+    clip: float = 1.0
+    momentum: float = 0.9
+    data_dir: str | None = None
+    seed: int | None = None
+    secure: bool = False
+    device: str = "auto"
+    rows: int | None = None
+    checkpoint_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise SettingsError(f"The learning rate must be positive and finite, got {self.lr!r}.")
+        if not 0 <= self.momentum < 1:
+            raise SettingsError(f"momentum must lie in [0, 1), got {self.momentum!r}.")
+        if not (math.isfinite(self.clip) and self.clip > 0):
+            raise SettingsError(f"The clip norm must be positive and finite, got {self.clip!r}.")
+        if self.rows is not None and not self.rows >= 1:
+            raise SettingsError(f"rows must be at least 1, got {self.rows!r}.")
+        if not self.checkpoint_seconds >= 0:
+            raise SettingsError(
+                f"checkpoint_seconds must be at least 0, got {self.checkpoint_seconds!r}."
+            )
+
+    @classmethod
+    def choose(cls, data: str, **given: Any) -> Settings:
+        """The data set's defaults, with what was given (None counts as not given) in their place.
+
+        Epsilon is 3 unless epsilon, or noise and epochs, say otherwise; of the three, the plan
+        solves the one that is left out.
+
+        Raises:
+            SettingsError: no such data set, or a value out of its range.
+
+        >>> Settings.choose("digits", lr=0.02).lr
+        0.02
+        >>> Settings.choose("digits", noise_multiplier=1.0).epsilon is None
+        True
+        """
+        if data not in DEFAULTS:
+            raise SettingsError(
+                f"No data set is called {data!r}. Choose one of {', '.join(DEFAULTS)}."
+            )
+        given = {name: value for name, value in given.items() if value is not None}
+        defaults = dict(DEFAULTS[data])
+        if "noise_multiplier" in given and "epsilon" in given:
+            defaults.pop("epochs", None)
+        elif "noise_multiplier" not in given:
+            defaults["epsilon"] = 3.0
+        return cls(data=data, **(defaults | given))
+
+    def to_json(self) -> dict[str, Any]:
+        """Every setting, by name."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Settings:
+        """The settings that `to_json` wrote.
+
+        Raises:
+            SettingsError: a setting is missing, not known to this version, or out of its range.
+        """
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            raise SettingsError(
+                f"The saved settings do not fit this version of deniable: missing "
+                f"{sorted(known - set(values))}, not known {sorted(set(values) - known)}. Resume "
+                "with the version that wrote them."
+            )
+        return cls(**values)

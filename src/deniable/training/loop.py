@@ -1,0 +1,189 @@
+"""`fit`: private training, to be read top to bottom."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deniable.session import PrivateSession
+from deniable.training.interrupt import stop_when_asked
+from deniable.training.run import Run, Tally, finite
+
+HISTORY_ROWS = 20
+TEST_ROWS = 1000
+LIVE_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a watcher sees after each step.
+
+    Attributes:
+        step: how many steps were released.
+        loss: the mean training loss since the last row of the history (NOT private).
+        accuracy: on the test set, as of the last row of the history.
+        epsilon: spent so far, as of its last evaluation.
+        is_row: whether a row was just added to the history.
+    """
+
+    step: int
+    loss: float | None
+    accuracy: float | None
+    epsilon: float
+    is_row: bool
+
+
+Watch = Callable[[Moment], None]
+
+
+def fit(run: Run, watch: Watch = lambda _: None) -> bool:
+    """Train until the plan's last step, or until Ctrl-C; whether the run is complete.
+
+    A checkpoint exists from before the first release on, so that the run can go on whatever
+    happens. Ctrl-C finishes the step, and saves; a second one interrupts at once.
+
+    Args:
+        run: from `begin` or `resume`.
+        watch: called after each step.
+    """
+    model, optimizer, private, plan = run.model, run.optimizer, run.private, run.private.plan
+    row_every = _row_every(plan.steps, plan.steps_per_epoch)
+    live = LiveEpsilon(private)
+    started = time.monotonic() - run.seconds
+    with stop_when_asked() as stop, run.own_randomness():
+        run.save()
+        saved = time.monotonic()
+        model.train()
+        for inputs, targets in private.batches(run.train, rows=run.settings.rows):
+            before = private.steps
+            losses = loss_of_each(model(inputs), targets)
+            private.backward(losses)
+            optimizer.step()
+            optimizer.zero_grad()
+
+            run.tally.loss += float(losses.detach().sum())
+            if private.steps == before:
+                continue  # a piece of a larger batch: nothing was released yet
+            add_statistics(run.tally, private.statistics)
+            run.seconds = time.monotonic() - started
+            loss = run.tally.mean(run.tally.loss)
+            is_row = private.steps % row_every == 0 or private.steps == plan.steps
+            if is_row:
+                add_row(run, live.now())
+                model.train()
+            history = run.record["history"]
+            accuracy = history[-1]["test_accuracy"] if history else None
+            watch(Moment(private.steps, loss, accuracy, live.recent(), is_row))
+
+            if stop.asked:
+                break
+            if time.monotonic() - saved >= run.settings.checkpoint_seconds:
+                run.save()
+                saved = time.monotonic()
+        if private.steps < plan.steps:
+            run.interrupt()
+            return False
+    run.finish()
+    return True
+
+
+def loss_of_each(scores: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each example, averaged over its positions when it is a sequence.
+
+    Args:
+        scores: `(batch, ..., classes)`.
+        targets: whole numbers, `(batch, ...)`.
+
+    Returns:
+        One loss per example, `(batch,)`.
+
+    >>> loss_of_each(torch.zeros(2, 5, 4), torch.zeros(2, 5, dtype=torch.long))
+    tensor([1.3863, 1.3863])
+    """
+    losses = nn.functional.cross_entropy(scores.movedim(-1, 1), targets, reduction="none")
+    return losses if losses.dim() == 1 else losses.flatten(1).mean(1)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
+    """Accuracy and mean loss; the model is left in evaluation mode.
+
+    Args:
+        model: from inputs to scores `(batch, ..., classes)`.
+        inputs: one row per example.
+        targets: whole numbers; of a sequence, one for each position.
+    """
+    model.eval()
+    right, loss = 0, 0.0
+    for start in range(0, len(inputs), TEST_ROWS):
+        rows, labels = inputs[start : start + TEST_ROWS], targets[start : start + TEST_ROWS]
+        scores = model(rows)
+        loss += float(loss_of_each(scores, labels).sum())
+        right += int((scores.argmax(-1) == labels).sum())
+    return right / targets.numel(), loss / len(targets)
+
+
+def add_statistics(tally: Tally, statistics: dict[str, float]) -> None:
+    """Count one logical batch."""
+    rows = int(statistics["rows"])
+    tally.rows += rows
+    tally.norm += rows * statistics["mean_norm"]
+    tally.clipped += rows * statistics["clip_fraction"]
+
+
+def add_row(run: Run, epsilon: float) -> None:
+    """Evaluate, add a row to the history, and start a new tally."""
+    accuracy, loss = evaluate(run.model, *run.test)
+    tally, steps = run.tally, run.private.steps
+
+    def mean(total: float) -> float | None:
+        found = tally.mean(total)
+        return None if found is None else finite(found)
+
+    run.record["history"].append(
+        {
+            "step": steps,
+            "epoch": steps / run.private.plan.steps_per_epoch,
+            "epsilon": finite(epsilon),
+            "train_loss": mean(tally.loss),
+            "test_accuracy": accuracy,
+            "test_loss": finite(loss),
+            "mean_norm": mean(tally.norm),
+            "clip_fraction": mean(tally.clipped),
+            "rows": tally.rows,
+            "seconds": run.seconds,
+        }
+    )
+    run.tally = Tally()
+    run.folder.write(run.record)
+
+
+class LiveEpsilon:
+    """Epsilon so far for a display, evaluated so rarely that it costs a hundredth of the time."""
+
+    def __init__(self, private: PrivateSession) -> None:
+        self._private = private
+        self._value = 0.0
+        self._next = -math.inf
+
+    def now(self) -> float:
+        """Evaluate, whatever it costs."""
+        started = time.monotonic()
+        self._value = self._private.spent().epsilon
+        ended = time.monotonic()
+        self._next = ended + (ended - started) / LIVE_SHARE
+        return self._value
+
+    def recent(self) -> float:
+        """The last value, or a new one when enough time has passed since."""
+        return self.now() if time.monotonic() >= self._next else self._value
+
+
+def _row_every(steps: int, steps_per_epoch: int) -> int:
+    """Whole epochs, as many as leave about `HISTORY_ROWS` rows."""
+    return steps_per_epoch * math.ceil(steps / steps_per_epoch / HISTORY_ROWS)

@@ -1,0 +1,224 @@
+"""A run begun, or taken up where its checkpoint left it."""
+
+from __future__ import annotations
+
+import platform
+import uuid
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deniable import checkpoint
+from deniable.bounds import Clip
+from deniable.data import Dataset, Progress, load
+from deniable.errors import CheckpointError, DataError, SettingsError
+from deniable.ledger import Ledger
+from deniable.models import build, optimizer_for
+from deniable.plan import Plan
+from deniable.randomness import Streams
+from deniable.runfolder import RunFolder
+from deniable.session import attach
+from deniable.settings import Settings
+from deniable.training.run import Run
+
+NOT_PRIVATE = (
+    "train_loss, mean_norm, clip_fraction and rows are taken from the training data without noise: "
+    "epsilon does not cover them. Keep them as private as the data."
+)
+
+
+def begin(
+    settings: Settings,
+    path: Path,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
+) -> Run:
+    """Load the data, solve the plan and make the run's folder; nothing is released yet.
+
+    Args:
+        settings: what to train, and how privately.
+        path: the run's folder, to be made.
+        progress: told about downloads.
+        overwrite: replace a run that is there, once everything else has been found in order.
+
+    Raises:
+        DeniableError: the settings, the data or the plan do not fit together; the message says the
+            mend.
+    """
+    data = _load(settings, progress)
+    plan = Plan(
+        examples=len(data.train.inputs),
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        epsilon=settings.epsilon,
+        noise_multiplier=settings.noise_multiplier,
+        delta=settings.delta,
+    )
+    device = _device(settings)
+    record = {
+        "run_id": uuid.uuid4().hex,
+        "settings": settings.to_json(),
+        "environment": _environment(device),
+        "data": {"name": data.name, "fingerprint": data.fingerprint, "examples": plan.examples},
+        "plan": plan.to_json(),
+        "seeded": settings.seed is not None,
+        "secure": settings.secure,
+        "bound": Clip(settings.clip).settings(),
+        "optimizer": {"name": settings.optimizer, "lr": settings.lr},
+        "not_private": NOT_PRIVATE,
+        "status": "running",
+        "history": [],
+        "results": None,
+    }
+    model, optimizer = _model_and_optimizer(settings, data, device)
+    record["model"] = {
+        "name": settings.model,
+        "parameters": sum(each.numel() for each in model.parameters()),
+    }
+    folder = RunFolder(path)
+    folder.create(overwrite=overwrite)
+    return _attached(folder, settings, record, plan, data, model, optimizer)
+
+
+def resume(path: Path, progress: Progress | None = None) -> Run:
+    """Take a run up where its last checkpoint left it; it ends as if never stopped, bit for bit.
+
+    Steps after the checkpoint that a killed run may have released are repeated with the same noise
+    on the same batches, so they cost nothing more.
+
+    Args:
+        path: the folder of an interrupted or killed run.
+        progress: told about downloads.
+
+    Raises:
+        SettingsError: there is no run in the folder.
+        DataError: the data is not what the run was trained on.
+        CheckpointError: the run is complete, its checkpoint is lost, or this machine would compute
+            other numbers.
+    """
+    folder = RunFolder(path)
+    record = folder.read()
+    if record.get("status") == "complete":
+        raise CheckpointError(f"The run in {path} is complete: there is nothing left to resume.")
+    settings = Settings.from_json(record["settings"])
+    device = _device(settings)
+    _check_environment(record, device)
+    data = _load(settings, progress)
+    if data.fingerprint != record["data"]["fingerprint"]:
+        raise DataError(
+            f"The run in {path} was trained on {record['data']['name']} data with the fingerprint "
+            f"{record['data']['fingerprint'][:16]}..., but what was found now has "
+            f"{data.fingerprint[:16]}.... The same noise must never meet other data: bring the old "
+            "data back, or start a new run."
+        )
+    plan = Plan.from_json(record["plan"])
+    saved = checkpoint.load(folder.checkpoint) if checkpoint.exists(folder.checkpoint) else None
+    if saved is None and _stated(folder, record["run_id"]):
+        raise CheckpointError(
+            f"The checkpoint of {path} is gone, and its ledger states releases. Start a new run in "
+            "another folder; what this one released stays spent."
+        )
+    model, optimizer = _model_and_optimizer(settings, data, device)
+    run = _attached(folder, settings, record, plan, data, model, optimizer)
+    if saved is not None:
+        run.restore(saved)
+    return run
+
+
+def _model_and_optimizer(
+    settings: Settings, data: Dataset, device: torch.device
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    shape, streams = data.train.inputs.shape[1:], Streams(settings.seed)
+    model = build(settings.model, shape, data.classes, streams).to(device)
+    return model, optimizer_for(model, settings.optimizer, settings.lr, settings.momentum)
+
+
+def _attached(
+    folder: RunFolder,
+    settings: Settings,
+    record: dict[str, Any],
+    plan: Plan,
+    data: Dataset,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> Run:
+    """The run at step 0; only a model that could be made private leaves a run.json."""
+    private = attach(
+        model,
+        optimizer,
+        plan,
+        bound=Clip(settings.clip),
+        ledger=folder.ledger,
+        run_id=record["run_id"],
+        seed=settings.seed,
+        secure=settings.secure,
+    )
+    record["status"] = "running"
+    folder.write(record)
+    device = _device(settings)
+    train, test = (
+        (torch.from_numpy(each.inputs).to(device), torch.from_numpy(each.targets).to(device))
+        for each in (data.train, data.test)
+    )
+    randomness = _seeded_randomness(settings.seed, device)
+    return Run(folder, settings, record, model, optimizer, private, train, test, randomness)
+
+
+def _load(settings: Settings, progress: Progress | None) -> Dataset:
+    folder = None if settings.data_dir is None else Path(settings.data_dir)
+    return load(settings.data, folder, progress=progress)
+
+
+def _device(settings: Settings) -> torch.device:
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=settings.device).device
+    except (RuntimeError, AssertionError) as problem:
+        raise SettingsError(
+            f"The device {settings.device!r} cannot be used here: {problem} Choose another with "
+            "--device, or leave it out."
+        ) from problem
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "deniable": version("deniable"),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+    }
+
+
+def _check_environment(record: dict[str, Any], device: torch.device) -> None:
+    """Refuse to repeat steps where the same noise would meet other arithmetic."""
+    saved, here = record["environment"], _environment(device)
+    torch.set_num_threads(saved["threads"])  # sums are ordered by threads
+    for name in ("torch", "deniable", "device"):
+        if saved[name] != here[name] and record["status"] == "running":
+            raise CheckpointError(
+                f"This run was killed under {name} {saved[name]}, here is {here[name]}. The steps "
+                "after its checkpoint must be repeated bit for bit, or the same noise would cover "
+                f"two different sums. Resume it with {name} {saved[name]}."
+            )
+
+
+def _stated(folder: RunFolder, run_id: str) -> bool:
+    """Whether the ledger states any release of the run."""
+    if not folder.ledger.exists():
+        return False
+    with Ledger(folder.ledger) as ledger:
+        return any(each.run_id == run_id and each.steps for each in ledger.runs())
+
+
+def _seeded_randomness(seed: int | None, device: torch.device) -> list[Tensor]:
+    """Generator states for what a model draws while it trains, such as dropout."""
+    number = int.from_bytes(Streams(seed).key("initialisation")[8:16])
+    kinds = ["cpu", *(["cuda"] if device.type == "cuda" else [])]
+    return [torch.Generator(kind).manual_seed(number).get_state() for kind in kinds]
