@@ -11,6 +11,7 @@ from deniable.events import Event, SelfComposedEvent
 
 TOLERANCE = 1e-3
 SMALLEST_NOISE, LARGEST_NOISE = 1e-4, 1e7
+MOST_STEPS = 2**40
 
 
 def noise_multiplier_for(
@@ -23,87 +24,116 @@ def noise_multiplier_for(
 
     Raises:
         AccountingError: no noise multiplier between 1e-4 and 1e7 reaches the target.
+
+    >>> from deniable.events import GaussianEvent
+    >>> round(noise_multiplier_for(GaussianEvent, epsilon=1.0, delta=1e-5), 2)
+    3.73
     """
     _check_target(epsilon)
-    precise = accountant_named(accountant)
-    evaluations: dict[float, float] = {}
 
-    def cost(noise_multiplier: float) -> float:
-        if noise_multiplier not in evaluations:
-            evaluations[noise_multiplier] = precise.epsilon(event_at(noise_multiplier), delta)
-        return evaluations[noise_multiplier]
+    def solve(name: str, start: float) -> float:
+        chosen = accountant_named(name)
+        return _least_noise(lambda noise: chosen.epsilon(event_at(noise), delta), epsilon, start)
 
-    quick = accountant_named("rdp")
-    start = _root(lambda noise: quick.epsilon(event_at(noise), delta), epsilon, 1.0)
-    return start if accountant == "rdp" else _root(cost, epsilon, start)
+    # From the answer of the quick bound, the chosen accountant needs a few looks only.
+    try:
+        start = solve("rdp", 1.0)
+    except AccountingError:
+        start = 1.0
+    return solve(accountant, start)
 
 
-def _root(cost: Callable[[float], float], target: float, start: float) -> float:
-    """A noise whose cost lies in `[(1 - TOLERANCE) * target, target]`, by a bracketed secant.
+def steps_for(step: Event, epsilon: float, delta: float, accountant: str = "pld") -> int:
+    """The most times that `step` can be released within `epsilon`; 0 when even once is too often.
 
-    In logarithms the cost is close to a straight line, so that few evaluations are needed.
+    Guarantees: `spent(SelfComposedEvent(step, result), delta, accountant).epsilon <= epsilon`, and
+    either it is above `(1 - TOLERANCE) * epsilon`, or one step more would pass the target.
+
+    Raises:
+        AccountingError: the target is out of range, or the steps cost so little that their number
+            is no limit.
+
+    >>> from deniable.events import GaussianEvent
+    >>> steps_for(GaussianEvent(100.0), epsilon=1.0, delta=1e-5)
+    718
     """
-    low, high = math.log(SMALLEST_NOISE), math.log(LARGEST_NOISE)  # cost too large | small enough
-    aim = math.log(target * (1 - TOLERANCE / 2))
-    points: list[tuple[float, float]] = []
-    at = math.log(start)
-    for _ in range(100):
+    _check_target(epsilon)
+
+    def solve(name: str, start: int) -> int:
+        chosen = accountant_named(name)
+
+        def cost(count: int) -> float:
+            return chosen.epsilon(SelfComposedEvent(step, count), delta)
+
+        return _most_steps(cost, epsilon, start)
+
+    return solve(accountant, max(1, solve("rdp", 1)))
+
+
+def _least_noise(cost: Callable[[float], float], target: float, start: float) -> float:
+    """A noise whose cost lies in `[(1 - TOLERANCE) * target, target]`."""
+    low, high = math.log(SMALLEST_NOISE), math.log(LARGEST_NOISE)  # too dear | within the target
+    at, line = math.log(start), _Line(slope=-1.0, target=target)
+    while high - low > 1e-12:
         value = cost(math.exp(at))
         if (1 - TOLERANCE) * target <= value <= target:
             return math.exp(at)
-        if value > target:
-            low = max(low, at)
-        else:
-            high = min(high, at)
-        if high - low < 1e-12:
-            break
-        if 0 < value < math.inf:
-            points.append((at, math.log(value) - aim))
-        at = _next(points, low, high)
+        low, high = (at, high) if value > target else (low, at)
+        line.add(at, value)
+        at = line.next(low, high)
     raise AccountingError(
         f"No noise multiplier between {SMALLEST_NOISE:g} and {LARGEST_NOISE:g} costs "
         f"epsilon = {target:g}. Change epsilon, delta, the batch size or the number of steps."
     )
 
 
-def _next(points: list[tuple[float, float]], low: float, high: float) -> float:
-    """Where the secant through the last two points meets 0; the middle when that leads outside."""
-    if len(points) >= 2 and points[-1][1] != points[-2][1]:
-        (x0, y0), (x1, y1) = points[-2:]
-        step = x1 - y1 * (x1 - x0) / (y1 - y0)
-    elif points:
-        step = points[-1][0] + points[-1][1]  # cost is roughly proportional to 1 / noise
-    else:
-        step = math.nan
-    return step if low < step < high else (low + high) / 2
-
-
-def steps_for(step: Event, epsilon: float, delta: float, accountant: str = "pld") -> int:
-    """The most times that `step` can be released within `epsilon`; 0 when even one is too many.
-
-    Raises:
-        AccountingError: the target is out of range, or steps cost nothing.
-    """
-    _check_target(epsilon)
-    chosen = accountant_named(accountant)
-
-    def fits(count: int) -> bool:
-        return chosen.epsilon(SelfComposedEvent(step, count), delta) <= epsilon
-
-    low, high = 0, 1
-    while fits(high):
-        low, high = high, high * 2
-        if high > 2**40:
-            raise AccountingError(
-                f"More than 10^12 steps fit into epsilon = {epsilon:g}: the number of steps is no "
-                "limit here. Choose steps, and leave out the noise multiplier instead."
-            )
+def _most_steps(cost: Callable[[int], float], target: float, start: int) -> int:
+    """A count within the target whose cost is above `(1 - TOLERANCE) * target`, or the last one."""
+    low, high = 0, MOST_STEPS  # within the target | too dear
+    at, line = start, _Line(slope=0.5, target=target)
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        value = cost(at)
+        if (1 - TOLERANCE) * target <= value <= target:
+            return at
+        low, high = (at, high) if value <= target else (low, at)
+        line.add(math.log(at), value)
+        guess = math.exp(line.next(math.log(max(low, 0.5)), math.log(high)))
+        at = min(max(round(guess), low + 1), high - 1)
+    if high == MOST_STEPS:
+        raise AccountingError(
+            f"More than 10^12 steps fit into epsilon = {target:g}: their number is no limit here. "
+            "Choose the steps, and leave out the noise multiplier or epsilon instead."
+        )
     return low
 
 
+class _Line:
+    """Guesses where the cost meets the target: in logarithms it is close to a straight line."""
+
+    def __init__(self, slope: float, target: float) -> None:
+        self._slope = slope
+        self._aim = math.log(target * (1 - TOLERANCE / 2))
+        self._points: list[tuple[float, float]] = []
+        self._guesses = 0
+
+    def add(self, at: float, value: float) -> None:
+        if 0 < value < math.inf:
+            self._points.append((at, math.log(value) - self._aim))
+
+    def next(self, low: float, high: float) -> float:
+        """The secant's next look; the middle when that leads out of the bracket or on for long."""
+        self._guesses += 1
+        if not self._points or self._guesses % 5 == 0:
+            return (low + high) / 2
+        x1, y1 = self._points[-1]
+        slope = self._slope
+        if len(self._points) > 1:
+            x0, y0 = self._points[-2]
+            slope = (y1 - y0) / (x1 - x0) or slope
+        guess = x1 - y1 / slope
+        return guess if low < guess < high else (low + high) / 2
+
+
 def _check_target(epsilon: float) -> None:
-    if not (0 < epsilon < math.inf):
+    if not 0 < epsilon < math.inf:
         raise AccountingError(f"The target epsilon must be finite and above 0, got {epsilon!r}.")

@@ -1,0 +1,98 @@
+"""`deniable spend`: what a ledger states was spent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deniable.cli import claim
+from deniable.events import to_json
+from deniable.ledger import Ledger, RunRecord
+from deniable.report import words
+from deniable.report.statement import releases
+from deniable.runfolder import RunFolder
+
+
+def spend_command(
+    path: Annotated[
+        Path, typer.Argument(help="A ledger, or the run folder that holds one.", metavar="LEDGER")
+    ],
+    run: Annotated[
+        str | None, typer.Option(help="One run of the ledger [all of them, composed].")
+    ] = None,
+    delta: Annotated[
+        float | None,
+        typer.Option(help="Delta to state epsilon at [the smallest of the runs' plans, or 1e-5]."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
+    ] = False,
+) -> None:
+    """State what a ledger's releases cost together, from the ledger alone."""
+    ledger = RunFolder(path).ledger if path.is_dir() else path
+    with Ledger(ledger, create=False) as book:
+        event = book.event(run)
+        records = [each for each in book.runs() if run in (None, each.run_id)]
+    stated_at = _planned_delta(records) if delta is None else delta
+    found = claim.claims(event, stated_at)
+    if as_json:
+        values = {
+            "ledger": str(ledger),
+            "delta": stated_at,
+            "runs": [_record(each) for each in records],
+            **claim.as_json(found),
+        }
+        typer.echo(json.dumps(values, allow_nan=False))
+        return
+    console = Console()
+    console.print(_runs(records))
+    relations = dict.fromkeys(claim.RELATIONS[each.neighbouring] for each in records)
+    rows = {
+        "delta": f"{stated_at:g}",
+        "neighbouring relation": ", ".join(relations) or words.ABSENT,
+    }
+    console.print(claim.table("Together", rows | claim.epsilon_rows(found)))
+    claim.explain(console, found)
+    claim.say(console, "Steps that a killed process had reserved count as released.")
+
+
+def _planned_delta(records: Sequence[RunRecord]) -> float:
+    """The smallest delta that a plan in the ledger names."""
+    plans = [each.description.get("plan") for each in records]
+    named = [plan["delta"] for plan in plans if isinstance(plan, dict) and "delta" in plan]
+    return min(named, default=1e-5)
+
+
+def _record(record: RunRecord) -> dict[str, Any]:
+    return {
+        "run": record.run_id,
+        "opened": record.opened,
+        "neighbouring": record.neighbouring.value,
+        "steps": record.steps,
+        "event": to_json(record.event),
+    }
+
+
+def _runs(records: Sequence[RunRecord]) -> Table:
+    made = Table(title="Released", title_justify="left")
+    made.add_column("run", overflow="fold")
+    made.add_column("opened (UTC)")
+    for name in ("releases", "sampling rate", "noise multiplier"):
+        made.add_column(name, justify="right")
+    for record in records:
+        for each in releases(record.event):
+            rate = "everyone" if each.sampling_rate is None else f"{each.sampling_rate:.6g}"
+            made.add_row(
+                record.run_id,
+                record.opened[:16].replace("T", " "),
+                f"{each.count:,}",
+                rate,
+                f"{each.noise_multiplier:.6g}",
+            )
+    return made
