@@ -1,0 +1,91 @@
+"""What the entries of one run say, replayed in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from deniable.events import ComposedEvent, Event, SelfComposedEvent
+
+
+@dataclass
+class Reservation:
+    """Steps `start` to `stop` (exclusive) of a run, which `opening` reserved as `event`."""
+
+    opening: int
+    event: Event
+    start: int
+    stop: int
+
+
+@dataclass
+class Statement:
+    """The reservations of one run, less what was given back."""
+
+    reservations: list[Reservation] = field(default_factory=list)
+
+    def reserve(self, opening: int, event: Event, start: int, stop: int) -> None:
+        """Adds steps; a block that continues the one before it extends it."""
+        if self.reservations:
+            last = self.reservations[-1]
+            if (last.opening, last.event, last.stop) == (opening, event, start):
+                last.stop = stop
+                return
+        self.reservations.append(Reservation(opening, event, start, stop))
+
+    def settle(self, opening: int, at: int) -> None:
+        """Takes back what `opening` reserved from step `at` on."""
+        for each in self.reservations:
+            if each.opening == opening:
+                each.stop = max(each.start, min(each.stop, at))
+
+    def unreleased(self, opening: int, at: int) -> bool:
+        """Whether `opening` holds steps from `at` on that `settle` would take back."""
+        return any(
+            each.opening == opening and each.stop > max(each.start, at)
+            for each in self.reservations
+        )
+
+    @property
+    def steps(self) -> int:
+        """Where the stated steps end."""
+        return max((each.stop for each in self.reservations if each.stop > each.start), default=0)
+
+    def covered_until(self, event: Event, position: int) -> int | None:
+        """Where the steps around `position` that are reserved as `event` end; None outside them."""
+        for start, stop in self._intervals(event):
+            if start <= position < stop:
+                return stop
+        return None
+
+    def counts(self, before: int | None = None) -> dict[Event, int]:
+        """How many steps are stated as each event, of all or of those before a position."""
+        found: dict[Event, int] = {}
+        for event in dict.fromkeys(each.event for each in self.reservations):
+            count = sum(
+                max(0, (stop if before is None else min(stop, before)) - start)
+                for start, stop in self._intervals(event)
+            )
+            if count:
+                found[event] = count
+        return found
+
+    def _intervals(self, event: Event) -> list[tuple[int, int]]:
+        """The steps that are reserved as `event`: sorted, disjoint, none adjacent."""
+        merged: list[tuple[int, int]] = []
+        for start, stop in sorted(
+            (each.start, each.stop)
+            for each in self.reservations
+            if each.event == event and each.stop > each.start
+        ):
+            if merged and start <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+            else:
+                merged.append((start, stop))
+        return merged
+
+
+def composed(counts: Mapping[Event, int]) -> Event:
+    """Counted events as one event."""
+    events = tuple(SelfComposedEvent(event, count) for event, count in counts.items())
+    return events[0] if len(events) == 1 else ComposedEvent(events)
