@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +69,24 @@ class Convolved(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.layers(x).flatten(1))
+
+
+class Recurrent(nn.Module):
+    """A stock recurrent layer; the class comes from its outputs and its last states."""
+
+    def __init__(self, kind: type[nn.RNNBase], **options: Any) -> None:
+        super().__init__()
+        self.batch_first = options.setdefault("batch_first", True)
+        self.layer = kind(4, 3, **options)
+        self.head = nn.LazyLinear(5)
+        self(sequences(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs, states = self.layer(x if self.batch_first else x.transpose(0, 1))
+        time = 1 if self.batch_first else 0
+        last = [*states] if isinstance(states, tuple) else [states]
+        parts = [outputs.mean(time), *(each.transpose(0, 1).flatten(1) for each in last)]
+        return self.head(torch.cat(parts, 1))
 
 
 class Transformer(nn.Module):
@@ -203,6 +222,17 @@ CASES = [
          class_loss),
     Case("sparse embedding", lambda: Pooled(nn.Embedding(5, 4, sparse=True)), tokens, class_loss),
     Case("tied transformer", Transformer, tokens, token_loss),
+    Case("lstm", lambda: Recurrent(nn.LSTM), sequences, class_loss),
+    Case("lstm, time first, two layers", lambda: Recurrent(nn.LSTM, num_layers=2,
+         batch_first=False), sequences, class_loss),
+    Case("lstm, bidirectional, projected", lambda: Recurrent(nn.LSTM, num_layers=2, proj_size=2,
+         bidirectional=True), sequences, class_loss),
+    Case("lstm without bias", lambda: Recurrent(nn.LSTM, bias=False), sequences, class_loss),
+    Case("gru", lambda: Recurrent(nn.GRU, num_layers=2), sequences, class_loss),
+    Case("gru, bidirectional, no bias", lambda: Recurrent(nn.GRU, bidirectional=True, bias=False),
+         sequences, class_loss),
+    Case("rnn, tanh", lambda: Recurrent(nn.RNN, num_layers=2), sequences, class_loss),
+    Case("rnn, relu", lambda: Recurrent(nn.RNN, nonlinearity="relu"), sequences, class_loss),
     Case("raw parameters", RawParameters, sequences, class_loss),
     Case("time first", TimeFirst, sequences, class_loss),
     Case("batch first, folded", BatchFirstFold, sequences, class_loss),

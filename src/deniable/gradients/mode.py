@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from deniable.errors import CaptureError
 from deniable.gradients.layout import Fold, candidates
 from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict
+from deniable.gradients.recurrent import OPENED
 from deniable.gradients.rules import RULES
 from deniable.gradients.use import Function, Source, Use
 
@@ -45,6 +46,7 @@ class Watch(TorchFunctionMode):
         self.capture, self.forward, self.verdicts = capture, forward, verdicts
         self.observation = observation
         self.times: dict[Key, int] = {}
+        self.latest: Use | None = None
 
     def __torch_function__(
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -64,6 +66,8 @@ class Watch(TorchFunctionMode):
             result = func(*args, **kwargs)
             if not (isinstance(result, Tensor) and result.requires_grad):
                 return result
+        if func in OPENED:
+            return OPENED[func](self, *args, **kwargs)
         if func not in RULES and _is_composite(func):
             with self:
                 return _see_through(func)(*args, **kwargs)
@@ -137,7 +141,25 @@ class Watch(TorchFunctionMode):
             result = Source.apply(forward.anchor, lambda value=result: value, use)  # type: ignore[no-untyped-call]
         written = {id(output) for output in outputs}
         use.versions = [(leaf, leaf._version) for leaf in data if id(leaf) not in written]
+        self.latest = use
         return result
+
+    def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Use]:
+        """A linear layer within an opened function, and the use that it is.
+
+        Raises:
+            CaptureError: its input holds no rows of the batch.
+        """
+        self.latest = None
+        with self:
+            output: Tensor = F.linear(input, weight, bias)
+        use: Use | None = self.latest
+        if use is None:
+            raise CaptureError(
+                f"Parameter {', '.join(self.capture.names_in((weight,), {}))} belongs to a "
+                "recurrent layer whose input holds no row of the batch. Run the layer on data."
+            )
+        return output, use
 
     def _key(self, func: Function, args: Any, kwargs: Any) -> Key:
         names = tuple(self.capture.names_in(args, kwargs))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
@@ -40,6 +42,7 @@ class Use:
 
     Attributes:
         n: units in the batch.
+        twin: a linear layer whose input has the same leading dimensions as this one's.
         grads: the gradient of each output, by position, summed over backward passes.
     """
 
@@ -51,6 +54,7 @@ class Use:
     key: Key
     verdict: Verdict | None
     forward: ForwardCall
+    twin: Use | None = None
     grads: dict[int, Tensor] = field(default_factory=dict)
     outputs: int = 1
     versions: list[tuple[Tensor, int]] = field(default_factory=list)
@@ -61,6 +65,16 @@ class Use:
         self.grads[position] = grad if earlier is None else earlier + grad
         self.capture.received(self)
 
+    def beside(self, input: Tensor, *parameters: Tensor | None) -> Callable[[Tensor], None]:
+        """Note a linear layer that an opened function computed by itself, on data laid out alike.
+
+        Returns:
+            What takes the gradient of that layer's output, once it is known.
+        """
+        args = (input, *parameters)
+        use = Use(self.capture, F.linear, args, {}, self.n, self.key, None, self.forward, self)
+        return partial(use.receive, 0)
+
     def is_bound(self, argument: object) -> bool:
         """Whether per-unit gradients of this argument are wanted."""
         return self.capture.slot(argument) is not None
@@ -69,6 +83,8 @@ class Use:
         """Where the units lie in a tensor of this call (an argument, or the output's gradient)."""
         if self.n == 1:
             return WHOLE
+        if self.twin is not None:
+            return self.twin.layout(self.twin.args[0], features=1)
         known = self.verdict
         if known is None:
             found = candidates(tensor, self.n, features)
