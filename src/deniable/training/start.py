@@ -134,7 +134,27 @@ def _model_and_optimizer(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     shape, streams = data.train.inputs.shape[1:], Streams(settings.seed)
     model = build(settings.model, shape, data.classes, streams).to(device)
+    _check_fit(model, settings.model, data, device)
     return model, optimizer_for(model, settings.optimizer, settings.lr, settings.momentum)
+
+
+@torch.no_grad()
+def _check_fit(model: nn.Module, name: str, data: Dataset, device: torch.device) -> None:
+    """Try the model on two examples, before anything is written."""
+    expected = (*data.train.targets[:2].shape, data.classes)
+    model.eval()
+    try:
+        found = tuple(model(torch.from_numpy(data.train.inputs[:2]).to(device)).shape)
+    except (TypeError, ValueError, RuntimeError, IndexError) as problem:
+        raise SettingsError(
+            f"The model {name!r} cannot compute {data.name} examples of shape "
+            f"{data.train.inputs.shape[1:]}: {problem}. Choose another with --model."
+        ) from problem
+    if found != expected:
+        raise SettingsError(
+            f"The model {name!r} must give scores of shape {expected} for two {data.name} "
+            f"examples, got {found}. Choose another with --model."
+        )
 
 
 def _attached(

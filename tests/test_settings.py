@@ -1,0 +1,86 @@
+"""What a run is told."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from deniable import data
+from deniable.errors import SettingsError
+from deniable.settings import DEFAULTS, Settings
+
+
+def test_every_data_set_has_defaults_and_none_has_them_in_vain() -> None:
+    assert set(DEFAULTS) == set(data.NAMES)
+    for name in DEFAULTS:
+        assert Settings.choose(name).epsilon == 3.0
+
+
+def test_what_is_given_wins_and_none_counts_as_not_given() -> None:
+    settings = Settings.choose("digits", lr=0.5, clip=None, seed=0, secure=False)
+    assert (settings.lr, settings.seed) == (0.5, 0)
+    assert settings.clip == Settings.choose("digits").clip
+
+
+@pytest.mark.parametrize(
+    ("given", "left_out"),
+    [
+        ({}, "noise_multiplier"),
+        ({"epsilon": 1.0}, "noise_multiplier"),
+        ({"epsilon": 1.0, "epochs": 2.0}, "noise_multiplier"),
+        ({"noise_multiplier": 1.0}, "epsilon"),
+        ({"noise_multiplier": 0.0}, "epsilon"),
+        ({"noise_multiplier": 1.0, "epochs": 2.0}, "epsilon"),
+        ({"noise_multiplier": 1.0, "epsilon": 2.0}, "epochs"),
+    ],
+)
+def test_exactly_one_of_epsilon_noise_and_epochs_is_left_to_the_plan(
+    given: dict[str, float], left_out: str
+) -> None:
+    settings = Settings.choose("mnist", **given)
+    unset = [
+        name
+        for name in ("epsilon", "noise_multiplier", "epochs")
+        if getattr(settings, name) is None
+    ]
+    assert unset == [left_out]
+
+
+def test_an_unknown_data_set_is_refused_with_the_names_that_are_known() -> None:
+    with pytest.raises(SettingsError, match=r"'imagenet'.*digits, mnist"):
+        Settings.choose("imagenet")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lr", 0.0),
+        ("lr", math.nan),
+        ("lr", math.inf),
+        ("momentum", 1.0),
+        ("momentum", math.nan),
+        ("clip", 0.0),
+        ("clip", math.nan),
+        ("rows", 0),
+        ("checkpoint_seconds", -1.0),
+        ("checkpoint_seconds", math.nan),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(SettingsError, match=name if name != "lr" else "learning rate"):
+        Settings.choose("digits", **{name: value})
+
+
+def test_settings_come_back_from_json_as_they_were() -> None:
+    settings = Settings.choose("cifar10", seed=3, rows=64, secure=True)
+    assert Settings.from_json(settings.to_json()) == settings
+
+
+@pytest.mark.parametrize("change", [{"warmup": 3}, {"lr": None}])
+def test_settings_of_another_version_are_refused(change: dict[str, Any]) -> None:
+    values = {**Settings.choose("digits").to_json(), **change}
+    values = {name: value for name, value in values.items() if name != "lr" or value is not None}
+    with pytest.raises(SettingsError, match="version"):
+        Settings.from_json(values)
