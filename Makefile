@@ -7,6 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
+# `make demo SEED=0` repeats exactly; without a seed nobody can compute the noise again.
+SEEDED := $(if $(SEED),--seed $(SEED))
+
 # The tests and the benchmarks keep to one thread a process: workers would fight over the cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
@@ -19,7 +22,7 @@ help:  ## Say what there is
 setup: $(VENV)/.installed  ## Install into .venv (every other target does this by itself)
 
 demo: $(VENV)/.installed  ## Train privately on handwritten digits at epsilon 3, and write a report
-	@$(BIN)/deniable train --data digits --epsilon 3 --delta 1e-5 --seed 0 --out runs/demo --overwrite
+	@$(BIN)/deniable train --data digits --epsilon 3 --delta 1e-5 --out runs/demo --overwrite $(SEEDED)
 
 test: $(VENV)/.installed  ## Run every test
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --quiet
@@ -32,7 +35,7 @@ check: $(VENV)/.installed  ## Lint, format, types, layers, and the documentation
 	$(ONE_THREAD) $(BIN)/python -m pytest --quiet --doctest-modules --doctest-glob='*.md' src README.md docs
 	$(ONE_THREAD) $(BIN)/python -m pytest --quiet tests/test_documentation.py tests/test_pitfalls.py
 
-docs: $(VENV)/.installed  ## Write again what the code says about itself: docs/cli.md, api.md, pitfalls.md
+docs: $(VENV)/.installed  ## Write again what the pages repeat of the code: commands, names, tests
 	@$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.bench-installed  ## Measure speed and memory against plain PyTorch and Opacus

@@ -1,4 +1,7 @@
-"""Write again what the docs repeat of the code: `cli.md`, `api.md`, the tests in `pitfalls.md`.
+"""Write again what the pages repeat of the code.
+
+That is all of `cli.md` and `api.md`, the lists of tests in `pitfalls.md`, and what commands answer
+in the README.
 
 `make docs` runs it; a test compares its answer with the pages, so they cannot drift from the code.
 """
@@ -6,9 +9,11 @@
 from __future__ import annotations
 
 import ast
+import enum
 import importlib
 import inspect
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +25,7 @@ import deniable
 from deniable.cli import app
 
 DOCS = Path(__file__).parent
+README = DOCS.parent / "README.md"
 TESTS = DOCS.parent / "tests"
 
 # The pieces that can be used alone, in the order of a gradient's way through them.
@@ -71,6 +77,7 @@ def pages() -> dict[Path, str]:
         DOCS / "cli.md": cli_page(),
         DOCS / "api.md": api_page(),
         DOCS / "pitfalls.md": pitfalls_page((DOCS / "pitfalls.md").read_text(encoding="utf-8")),
+        README: readme_page(README.read_text(encoding="utf-8")),
     }
 
 
@@ -79,15 +86,29 @@ def cli_page() -> str:
     names = [command.name for command in app.registered_commands]
     parts = [CLI_INTRO]
     for name in ["", *(name for name in names if name)]:
-        asked = [*name.split(), "--help"]
-        answer = typer.testing.CliRunner().invoke(
-            app, asked, prog_name="deniable", env={"COLUMNS": "100", "TERM": "dumb"}
-        )
-        if answer.exit_code != 0:
-            raise RuntimeError(f"deniable {' '.join(asked)} failed: {answer.output}")
-        help_text = "\n".join(line.rstrip() for line in answer.output.strip().splitlines())
+        help_text = answer(f"{name} --help")
         parts.append(f"## `{f'deniable {name}'.strip()}`\n\n```text\n{help_text}\n```\n")
     return "\n".join(parts)
+
+
+def readme_page(page: str) -> str:
+    """The page with the answer to every `$ deniable ...` written again; its words stay."""
+    return re.sub(
+        r"^```console\n\$ deniable (.+)\n[^`]*```",
+        lambda found: f"```console\n$ deniable {found[1]}\n{answer(found[1])}\n```",
+        page,
+        flags=re.MULTILINE,
+    )
+
+
+def answer(arguments: str) -> str:
+    """What a command prints, in a plain terminal of 80 columns."""
+    done = typer.testing.CliRunner().invoke(
+        app, shlex.split(arguments), prog_name="deniable", env={"COLUMNS": "80", "TERM": "dumb"}
+    )
+    if done.exit_code != 0:
+        raise RuntimeError(f"deniable {arguments} failed: {done.output}")
+    return "\n".join(line.rstrip() for line in done.output.strip().splitlines())
 
 
 def api_page() -> str:
@@ -148,7 +169,7 @@ def summary(member: Any) -> str:
 
 
 class _Verbatim:
-    """An annotation that prints as it was written, without the quotes of a string."""
+    """A piece of a signature that prints as it was written."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -159,21 +180,27 @@ class _Verbatim:
 
 def signature(value: Any) -> str:
     """The call signature as the source spells it; nothing for a class that is not called."""
-    if inspect.isclass(value) and issubclass(value, BaseException):
+    if inspect.isclass(value) and issubclass(value, (BaseException, enum.Enum)):
         return ""
     try:
         found = inspect.signature(value)
     except (TypeError, ValueError):
         return ""
 
-    def plain(annotation: Any) -> Any:
+    def plain(part: Any) -> Any:
+        if isinstance(part, enum.Enum):
+            return _Verbatim(f"{type(part).__name__}.{part.name}")
+        return _Verbatim("...") if " at 0x" in repr(part) else part
+
+    def unquoted(annotation: Any) -> Any:
         return _Verbatim(annotation) if isinstance(annotation, str) else annotation
 
     parameters = [
-        each.replace(annotation=plain(each.annotation)) for each in found.parameters.values()
+        each.replace(annotation=unquoted(each.annotation), default=plain(each.default))
+        for each in found.parameters.values()
     ]
     text = str(
-        found.replace(parameters=parameters, return_annotation=plain(found.return_annotation))
+        found.replace(parameters=parameters, return_annotation=unquoted(found.return_annotation))
     )
     return text.removesuffix(" -> None") if inspect.isclass(value) else text
 
@@ -189,7 +216,7 @@ def markdown(docstring: str) -> str:
             lines += [*(["```pycon"] if fence else []), *paragraph.split("\n"), *fence, ""]
         elif re.fullmatch(r"[A-Z][a-z]+:", first) and rest:
             lines += [f"{first[:-1]}:", ""]
-            lines += [re.sub(r"^  ", "- " if line[4:5] != " " else "", line[2:]) for line in rest]
+            lines += [_entry(line[4:]) for line in rest]
             lines.append("")
             in_section = True
         else:
@@ -197,6 +224,10 @@ def markdown(docstring: str) -> str:
             lines.append("")
             in_section = False
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _entry(text: str) -> str:
+    return text if text.startswith((" ", "- ")) else f"- {text}"
 
 
 def claimed_pitfalls(root: Path = TESTS) -> dict[str, list[str]]:
@@ -243,7 +274,7 @@ def main() -> None:
     for path, text in pages().items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
-            print(f"docs/{path.name}: written")
+            print(f"{path.name}: written")
 
 
 if __name__ == "__main__":
