@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.optim import Optimizer
 
 from deniable.errors import AttachError
@@ -29,6 +30,12 @@ def bound_parameters(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Par
                 f"'{name}' is a {type(module).__name__}: its batch statistics mix the examples of "
                 "a batch, so no bound per example exists. Replace it with nn.GroupNorm or "
                 "nn.LayerNorm, or freeze it: eval() and requires_grad_(False)."
+            )
+        if isinstance(module, _InstanceNorm) and module.track_running_stats:
+            raise AttachError(
+                f"'{name}' is a {type(module).__name__} with running statistics: they are means "
+                "over the data without noise, and would be saved with the model. Build it with "
+                "track_running_stats=False."
             )
     in_model = dict(model.named_parameters())
     names = {id(parameter): name for name, parameter in in_model.items()}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Case:
     build: Callable[[], nn.Module]
     inputs: Callable[[int], Tensor]
     loss: Callable[..., Tensor]
+    needs_rows: bool = False  # torch itself refuses an empty batch
 
     def batch(self, n: int) -> tuple[Tensor, Tensor]:
         inputs = self.inputs(n)
@@ -181,6 +183,80 @@ class LowRank(nn.Module):
         return self.head(torch.tanh(F.linear(x, self.frozen.weight + self.up @ self.down)))
 
 
+class Bilinear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.product = nn.Bilinear(3, 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x[:, :3], x[:, 3:])
+
+
+class Bag(nn.Module):
+    """Bags of tokens: rows of a matrix, or one flat list with offsets, the first bag empty."""
+
+    def __init__(self, ragged: bool = False, **options: Any) -> None:
+        super().__init__()
+        self.ragged = ragged
+        self.bag = nn.EmbeddingBag(5, 4, **options)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.ragged:
+            return self.head(self.bag(x))
+        offsets = torch.arange(len(x)) * x.shape[1]
+        return self.head(self.bag(x.flatten(), offsets))
+
+
+class TimeFirstAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, kdim=4, vdim=4, add_bias_kv=True)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.transpose(0, 1)
+        mixed, _ = self.attention(h, h.flip(0), h)
+        return self.head(mixed.mean(0))
+
+
+class Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerDecoderLayer(4, 2, 8, dropout=0.0)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.transpose(0, 1)
+        return self.head(self.layer(h, h[:3]).mean(0))
+
+
+class Einsum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.Parameter(torch.randn(2, 4, 3) / 2)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.einsum("btd,hde->bthe", x, self.heads)
+        return self.head(torch.tanh(h).flatten(2).mean(1))
+
+
+class Checkpointed(nn.Module):
+    """Activation checkpointing: the inner layers run again during backward."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.reentrant = reentrant
+        self.first = nn.Linear(7, 6)
+        self.inner = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = checkpoint(self.inner, self.first(x), use_reentrant=self.reentrant)
+        return self.head(h)
+
+
 class Branching(nn.Module):
     """Uses one of two layers, as the width of the data has it; the other gets no gradient."""
 
@@ -216,6 +292,30 @@ CASES = [
     Case("conv, grouped, no bias", conv(groups=2, bias=False), images, class_loss),
     Case("conv, same", conv(padding="same"), images, class_loss),
     Case("conv, circular", conv(padding=1, padding_mode="circular"), images, class_loss),
+    Case("conv, transposed", lambda: Convolved(nn.ConvTranspose2d(2, 4, (3, 2), stride=(2, 1),
+         padding=(1, 0), output_padding=(1, 0))), images, class_loss),
+    Case("conv, transposed, grouped", lambda: Convolved(nn.ConvTranspose2d(2, 4, 2, groups=2,
+         dilation=2)), images, class_loss),
+    Case("conv 1d, transposed", lambda: Pooled(nn.ConvTranspose1d(6, 3, 2), width=5), sequences,
+         class_loss),
+    Case("conv 3d", lambda: Convolved(nn.Unflatten(1, (1, 2)), nn.Conv3d(1, 2, 2)), images,
+         class_loss),
+    Case("instance norm", lambda: Convolved(nn.Conv2d(2, 4, 3), nn.InstanceNorm2d(4, affine=True)),
+         images, class_loss, needs_rows=True),
+    Case("rms norm", lambda: Pooled(nn.RMSNorm(4)), sequences, class_loss),
+    Case("prelu", lambda: nn.Sequential(nn.Linear(7, 5), nn.PReLU(5), nn.PReLU()), vectors,
+         class_loss),
+    Case("bilinear", Bilinear, vectors, class_loss),
+    Case("embedding bag, sum", lambda: Bag(mode="sum"), tokens, class_loss),
+    Case("embedding bag, mean, padding", lambda: Bag(mode="mean", padding_idx=1), tokens,
+         class_loss),
+    Case("embedding bag, max", lambda: Bag(mode="max"), tokens, class_loss),
+    Case("embedding bag, ragged", lambda: Bag(ragged=True, mode="mean"), tokens, class_loss),
+    Case("multi-head attention, time first", TimeFirstAttention, sequences, class_loss),
+    Case("transformer decoder layer", Decoder, sequences, class_loss),
+    Case("einsum", Einsum, sequences, class_loss),
+    Case("checkpointed", lambda: Checkpointed(reentrant=False), vectors, class_loss),
+    Case("checkpointed, reentrant", lambda: Checkpointed(reentrant=True), vectors, class_loss),
     Case("conv 1d", lambda: Pooled(nn.Conv1d(6, 3, 2), width=3), sequences, class_loss),
     Case("embedding", lambda: Pooled(nn.Embedding(5, 4)), tokens, class_loss),
     Case("embedding with padding", lambda: Pooled(nn.Embedding(5, 4, padding_idx=2)), tokens,

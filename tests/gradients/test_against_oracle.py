@@ -32,6 +32,8 @@ def test_the_release_equals_the_oracle(
     case: Case, n: int, rows: int | None, dtype: torch.dtype
 ) -> None:
     """Six rows are as many as positions in a sequence: there shapes alone say nothing."""
+    if n == 0 and case.needs_rows:
+        pytest.skip("torch's own function refuses an empty batch")
     torch.manual_seed(n)
     model = case.build().to(dtype)
     inputs, labels = case.batch(n)

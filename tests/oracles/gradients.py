@@ -21,12 +21,12 @@ def in_float64(value: Any) -> Any:
 
 def one_gradient(model: nn.Module, row: Sequence[Any], loss: Loss) -> dict[str, Tensor]:
     """Autograd's gradient of the loss on a batch of one row."""
-    parameters = [each for each in model.parameters() if each.requires_grad]
-    names = [name for name, each in model.named_parameters() if each.requires_grad]
-    grads = torch.autograd.grad(loss(model, *row), parameters, allow_unused=True)
+    model.zero_grad()
+    loss(model, *row).backward()
     return {
-        name: torch.zeros_like(parameter) if grad is None else grad.to_dense()
-        for name, parameter, grad in zip(names, parameters, grads, strict=True)
+        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.to_dense()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
     }
 
 

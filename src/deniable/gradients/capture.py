@@ -54,6 +54,8 @@ class Capture:
         self._forwards: list[ForwardCall] = []
         self._rows: int | None = None
         self._mode: Watch | None = None
+        self._watched: nn.Module | None = None
+        self._checkpointing = False
         self._handles: list[RemovableHandle] = [
             model.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True),
             model.register_forward_hook(self._exit, always_call=True),
@@ -172,14 +174,32 @@ class Capture:
         if forward.shapes and not forward.inputs:
             self._foreign = forward.shapes
             return
-        self._mode = Watch(self, forward, self._verdicts)
-        self._forwards.append(self._mode.forward)
+        self._forwards.append(forward)
+        self._start(model, forward)
+
+    def _enter_again(self, module: nn.Module, _: Any) -> None:
+        """Activation checkpointing runs inner modules again, during backward."""
+        if self._mode is None and self._forwards and torch.is_grad_enabled():
+            self._start(module, self._forwards[-1])
+
+    def _start(self, module: nn.Module, forward: ForwardCall) -> None:
+        self._mode, self._watched = Watch(self, forward, self._verdicts), module
         self._mode.__enter__()  # type: ignore[no-untyped-call]
 
-    def _exit(self, *_: object) -> None:
-        if self._mode:
+    def _exit(self, module: nn.Module, *_: object) -> None:
+        if self._mode and self._watched is module:
             self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-            self._mode = None
+            self._mode = self._watched = None
+
+    def expect_recomputation(self) -> None:
+        """Activation checkpointing was met: watch every inner module from now on."""
+        if self._checkpointing:
+            return
+        self._checkpointing = True
+        for module in self.model.modules():
+            if module is not self.model:
+                self._handles.append(module.register_forward_pre_hook(self._enter_again))
+                self._handles.append(module.register_forward_hook(self._exit, always_call=True))
 
     def _escape(self, name: str) -> Callable[[Tensor], None]:
         def raise_escape(_: Tensor) -> None:

@@ -13,14 +13,18 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from deniable.errors import CaptureError
+from deniable.gradients.bags import embedding_bag
 from deniable.gradients.layout import Fold, candidates
 from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict
-from deniable.gradients.recurrent import OPENED
+from deniable.gradients.recurrent import RECURRENT
 from deniable.gradients.rules import RULES
 from deniable.gradients.use import Function, Source, Use
 
 if TYPE_CHECKING:
     from deniable.gradients.capture import Capture
+
+# Functions that run as others do, with every use of a parameter in sight.
+OPENED: dict[Function, Callable[..., Any]] = {**RECURRENT, F.embedding_bag: embedding_bag}
 
 # Read or metadata functions of a parameter: no gradient flows through them.
 _NO_GRADIENT = {
@@ -53,7 +57,11 @@ class Watch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if not torch.is_grad_enabled():
+            if self._touches(args, kwargs):
+                self.capture.expect_recomputation()
             return func(*args, **kwargs)
+        if func is F.batch_norm:
+            _refuse_batch_statistics(*args, **kwargs)
         if not self._touches(args, kwargs):
             result = func(*args, **kwargs)
             if not (isinstance(result, Tensor) and result.requires_grad):
@@ -96,6 +104,8 @@ class Watch(TorchFunctionMode):
 
     def _call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         capture, forward, n = self.capture, self.forward, self.forward.rows
+        if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+            capture.expect_recomputation()
         leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
         data = [leaf for leaf in leaves if capture.slot(leaf) is None]
         key = self._key(func, args, kwargs)
@@ -184,6 +194,17 @@ class Watch(TorchFunctionMode):
         if self.observation is not None:
             return False
         return self.capture.resolve(key, self.forward).constant
+
+
+def _refuse_batch_statistics(
+    input: Tensor, mean: Any, variance: Any, weight: Any = None, bias: Any = None,
+    training: bool = False, *_: Any, **__: Any,
+) -> None:  # fmt: skip
+    if training:
+        raise CaptureError(
+            "Batch normalisation in training mode makes every row's gradient depend on every "
+            "other row, so no bound per row exists. Use group_norm or layer_norm."
+        )
 
 
 def _receiver(use: Use, position: int) -> Callable[[Tensor], None]:

@@ -279,7 +279,7 @@ def opened(layer: Callable[..., list[Tensor]], states: int) -> Callable[..., Any
     return run
 
 
-OPENED: dict[Callable[..., Any], Callable[..., Any]] = {
+RECURRENT: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.lstm: opened(_lstm_layer, 2),
     torch.gru: opened(_gru_layer, 1),
     torch.rnn_tanh: opened(_elman_layer(relu=False), 1),

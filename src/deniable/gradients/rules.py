@@ -126,6 +126,27 @@ def expand(use: Use, grad: Tensor, input: Tensor, *shape: Any, **options: Any) -
     yield input, Dense(_broadcast_gradient(use, grad, input))
 
 
+@explains(Tensor.repeat, torch.tile, Tensor.tile)
+def repeat(use: Use, grad: Tensor, input: Tensor, *repeats: Any, **options: Any) -> Pairs:
+    """A parameter tiled, once for every unit along the batch."""
+    layout = use.layout(grad)
+    lead = grad.ndim - input.ndim
+    if options or (
+        layout is not WHOLE and layout.dim >= lead and input.shape[layout.dim - lead] != 1
+    ):
+        raise use.error(
+            "it repeats a parameter that already has an extent along the batch. Use expand on a "
+            "parameter with size 1 there"
+        )
+    per_unit = accurate(layout.split_keeping_rank(grad, use.n))
+    for dim in range(grad.ndim):
+        size = 1 if dim < lead else input.shape[dim - lead]
+        blocks = per_unit.shape[dim + 1] // size
+        shape = (*per_unit.shape[: dim + 1], blocks, size, *per_unit.shape[dim + 2 :])
+        per_unit = per_unit.reshape(shape).sum(dim + 1)
+    yield input, Dense(per_unit.reshape(use.n, *input.shape))
+
+
 @explains(F.embedding)
 def embedding(
     use: Use,
@@ -179,6 +200,34 @@ def convolution(
         yield bias, Dense(accurate(g).flatten(3).sum(dim=(1, 3)))
 
 
+@explains(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+def transposed_convolution(
+    use: Use,
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Pairs:
+    """The adjoint of a convolution: input and output gradient change places."""
+    spatial = weight.ndim - 2
+    if input.ndim == spatial + 1:
+        raise use.error(
+            "a convolution was called without a batch dimension. Add one in front of its input"
+        )
+    g = use.units(grad, like=input, features=spatial + 1)
+    x = use.units(input, features=spatial + 1)
+    if g.ndim == spatial + 2:
+        g, x = g[:, None], x[:, None]
+    yield weight, Convolution.of(g, x, weight.shape, stride, padding, dilation, groups)
+    if use.is_bound(bias):
+        yield bias, Dense(accurate(g).flatten(3).sum(dim=(1, 3)))
+
+
 @explains(F.layer_norm)
 def layer_norm(
     use: Use,
@@ -199,6 +248,46 @@ def layer_norm(
         yield weight, Dense(product.sum(middle) if middle else product)
     if use.is_bound(bias):
         yield bias, Dense(g.sum(middle) if middle else g)
+
+
+@explains(F.rms_norm)
+def rms_norm(
+    use: Use,
+    grad: Tensor,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Any = None,
+    eps: float | None = None,
+) -> Pairs:
+    """`y = w * x / rms(x)` over the last dimensions."""
+    features = len(normalized_shape)
+    g = accurate(use.units(grad, like=input, features=features))
+    normalised = F.rms_norm(accurate(input), normalized_shape, None, eps)
+    product = g * use.units(normalised, like=input, features=features)
+    middle = tuple(range(1, g.ndim - features))
+    yield weight, Dense(product.sum(middle) if middle else product)
+
+
+@explains(F.instance_norm)
+def instance_norm(
+    use: Use,
+    grad: Tensor,
+    input: Tensor,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Pairs:
+    """Group normalisation with one channel a group."""
+    if not use_input_stats:
+        raise use.error(
+            "normalisation by running statistics has no per-unit rule. Build the layer with "
+            "track_running_stats=False"
+        )
+    yield from group_norm(use, grad, input, input.shape[1], weight, bias, eps)
 
 
 @explains(F.group_norm)

@@ -1,0 +1,70 @@
+"""`embedding_bag`, opened up: an embedding of every entry, then each bag's sum, mean or maximum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deniable.errors import CaptureError
+
+if TYPE_CHECKING:
+    from deniable.gradients.mode import Watch
+
+
+def embedding_bag(
+    watch: Watch,
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    """The same values as `torch.nn.functional.embedding_bag`, with one row a bag.
+
+    Raises:
+        CaptureError: an option under which bags change each other's gradients.
+    """
+    if max_norm is not None or scale_grad_by_freq:
+        raise CaptureError(
+            f"embedding_bag on parameter {', '.join(watch.capture.names_in((weight,), {}))}: with "
+            "max_norm or scale_grad_by_freq the rows of a batch change each other's gradients. "
+            "Build it without these options."
+        )
+    with watch:
+        present = torch.ones_like(input, dtype=torch.bool)
+        if offsets is not None:
+            index, present = _padded(input, offsets, include_last_offset)
+            input = input[index]
+            if per_sample_weights is not None:
+                per_sample_weights = per_sample_weights[index]
+        if padding_idx is not None:
+            present = present & (input != padding_idx % weight.shape[0])
+        rows = F.embedding(input, weight)
+        if per_sample_weights is not None:
+            rows = rows * per_sample_weights[..., None]
+        if mode == "max":
+            lowest = rows.masked_fill(~present[..., None], float("-inf")).amax(1)
+            return torch.where(present.any(1)[:, None], lowest, torch.zeros_like(lowest))
+        total = torch.where(present[..., None], rows, torch.zeros_like(rows)).sum(1)
+        return total if mode == "sum" else total / present.sum(1).clamp_min(1)[:, None]
+
+
+def _padded(input: Tensor, offsets: Tensor, include_last: bool) -> tuple[Tensor, Tensor]:
+    """Where the entries of each bag lie, `(bags, longest)`, and which of these places are real."""
+    ends: Any = (
+        offsets[1:] if include_last else torch.cat([offsets[1:], offsets.new_tensor([len(input)])])
+    )
+    starts = offsets[: len(ends)]
+    lengths = ends - starts
+    places = torch.arange(int(lengths.max()) if len(lengths) else 0, device=input.device)
+    present = places < lengths[:, None]
+    return torch.where(present, starts[:, None] + places, 0), present
