@@ -7,9 +7,9 @@ DeniableError
 │   └── UnknownEventError                an event that this accountant does not know: refused
 ├── LedgerError           (RuntimeError) a ledger that cannot be read, written or trusted
 ├── DataError             (ValueError)   a data set that is absent, cut off, swapped or corrupted
-├── AttachError           (ValueError)   a model or optimizer that cannot be made private as it is
-├── CaptureError          (RuntimeError) a gradient that the per-unit rules did not see (contract 1)
-├── StepError             (RuntimeError) a training loop that breaks the order of batch, backward, step
+├── AttachError           (ValueError)   a model or optimizer that cannot be made private
+├── CaptureError          (RuntimeError) a gradient that no per-unit rule saw (contract 1)
+├── StepError             (RuntimeError) a loop that breaks the order batch, backward, step
 ├── CheckpointError       (RuntimeError) a saved state that cannot be resumed
 └── SettingsError         (ValueError)   a command or a run folder with settings that do not fit
 ```

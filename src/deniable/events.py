@@ -78,8 +78,8 @@ Event = GaussianEvent | PoissonSampledEvent | SelfComposedEvent | ComposedEvent
 def to_json(event: Event) -> dict[str, Any]:
     """The event as plain JSON values; `from_json` reads it back.
 
-    >>> to_json(PoissonSampledEvent(0.01, GaussianEvent(1.0)))
-    {'kind': 'poisson-sampled', 'sampling_rate': 0.01, 'event': {'kind': 'gaussian', 'noise_multiplier': 1.0}}
+    >>> to_json(GaussianEvent(1.0))
+    {'kind': 'gaussian', 'noise_multiplier': 1.0}
     """
     match event:
         case GaussianEvent(noise_multiplier):
@@ -110,15 +110,19 @@ def from_json(values: Mapping[str, Any]) -> Event:
             case "poisson-sampled":
                 inner = from_json(values["event"])
                 if not isinstance(inner, GaussianEvent):
-                    raise UnknownEventError(f"Poisson sampling of {values['event']!r} is not known.")
+                    raise UnknownEventError(
+                        f"Poisson sampling of {values['event']!r} is not known."
+                    )
                 return PoissonSampledEvent(values["sampling_rate"], inner)
             case "self-composed":
                 return SelfComposedEvent(from_json(values["event"]), values["count"])
             case "composed":
                 return ComposedEvent(tuple(from_json(each) for each in values["events"]))
     except (KeyError, TypeError, ValueError) as problem:
-        raise UnknownEventError(f"An event must be readable, got {values!r}: {problem}.") from problem
+        raise UnknownEventError(
+            f"An event must be readable, got {values!r}: {problem}."
+        ) from problem
     raise UnknownEventError(
         f"Event kind {values['kind']!r} is not known to this version of deniable; it was refused, "
-        "because ignoring it would understate epsilon. Use the version that wrote it, or a later one."
+        "because ignoring it would understate epsilon. Use the version that wrote it, or a newer."
     )
