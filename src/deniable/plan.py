@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import Any
 
 from deniable.accounting import ACCOUNTANTS, noise_multiplier_for, spent, steps_for
@@ -70,6 +71,7 @@ class Plan:
             raise PlanError(f"steps must be a whole number of at least 1, got {steps!r}.")
         _check_one_left_out(epsilon, noise_multiplier, steps)
         relation = _relation(neighbouring)
+        examples, batch_size = int(examples), int(batch_size)  # NumPy's are not JSON
         rate = batch_size / examples
         try:
             if noise_multiplier is None:
@@ -82,8 +84,16 @@ class Plan:
             achieved = spent(event, delta, accountant).epsilon
         except AccountingError as problem:
             raise PlanError(f"This plan cannot be solved: {problem}") from problem
+        noise_multiplier, delta = float(noise_multiplier), float(delta)
         self._fill(
-            examples, batch_size, steps, noise_multiplier, achieved, delta, relation, accountant
+            examples,
+            batch_size,
+            int(steps),
+            noise_multiplier,
+            achieved,
+            delta,
+            relation,
+            accountant,
         )
 
     def _fill(self, *values: Any) -> None:
@@ -154,7 +164,7 @@ def _step_event(rate: float, noise_multiplier: float) -> PoissonSampledEvent:
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _check_sizes(examples: int, batch_size: int) -> None:

@@ -1,0 +1,38 @@
+"""Published settings, to the digits that are known for them."""
+
+from __future__ import annotations
+
+import pytest
+
+from deniable.accounting import spent
+from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
+
+
+@pytest.mark.parametrize(
+    ("rate", "noise", "steps", "delta", "rdp", "pld"),
+    [
+        (0.01, 4.0, 10_000, 1e-5, "1.0355", "0.947"),
+        (256 / 60_000, 1.1, 14_040, 1e-5, "2.5944", "2.380"),
+        (256 / 60_000, 0.5, 3_525, 1e-5, "12.83", "11.05"),
+        (0.005, 0.6, 200, 1e-6, "4.716", "3.794"),
+    ],
+)
+def test_known_answers_to_the_digits_printed(
+    rate: float, noise: float, steps: int, delta: float, rdp: str, pld: str
+) -> None:
+    event = SelfComposedEvent(PoissonSampledEvent(rate, GaussianEvent(noise)), steps)
+    for name, known in {"rdp": rdp, "pld": pld}.items():
+        digits = len(known.split(".")[1])
+        assert f"{spent(event, delta, name).epsilon:.{digits}f}" == known
+
+
+def test_both_accountants_answer_for_the_relation_of_adding_or_removing_one() -> None:
+    """Under replacement, one release at noise 1 costs what adding does at noise 1/2.
+
+    Pitfall: privacy 14.
+    """
+    added = spent(GaussianEvent(1.0), 1e-5, "pld").epsilon
+    replaced = spent(GaussianEvent(0.5), 1e-5, "pld").epsilon
+    assert added == pytest.approx(4.377, abs=1e-3)
+    assert replaced == pytest.approx(9.997, abs=1e-3)
+    assert added <= spent(GaussianEvent(1.0), 1e-5, "rdp").epsilon < 5
