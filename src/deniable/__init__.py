@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deniable.bounds import Bound, Clip
     from deniable.errors import DeniableError
+    from deniable.grouping import Augmented, Example, Microbatch, Unit, User
     from deniable.ledger import Ledger
     from deniable.plan import Plan
     from deniable.session import PrivateSession, attach
@@ -23,26 +24,36 @@ __version__ = "0.1.0"
 
 # Loaded on first use, so that what needs no torch (plans, ledgers, reports) never imports it.
 _HOME = {
+    "Augmented": "grouping",
     "Bound": "bounds",
     "Clip": "bounds",
     "DeniableError": "errors",
+    "Example": "grouping",
     "Ledger": "ledger",
+    "Microbatch": "grouping",
     "Neighbouring": "units",
     "Plan": "plan",
     "PrivateSession": "session",
     "Spent": "units",
+    "Unit": "grouping",
+    "User": "grouping",
     "attach": "session",
 }
 
 __all__ = [
+    "Augmented",
     "Bound",
     "Clip",
     "DeniableError",
+    "Example",
     "Ledger",
+    "Microbatch",
     "Neighbouring",
     "Plan",
     "PrivateSession",
     "Spent",
+    "Unit",
+    "User",
     "attach",
 ]
 

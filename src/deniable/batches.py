@@ -1,4 +1,4 @@
-"""From drawn indices to batches: a fast gather for tensors, a DataLoader for data sets."""
+"""From drawn units to batches: a fast gather for tensors, a DataLoader for data sets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from deniable.errors import PlanError
+from deniable.grouping import Unit
 from deniable.sampling import PoissonSampler
 
 Indices = NDArray[np.int64]
@@ -26,24 +28,27 @@ class Piece:
     """A physical part of a logical batch.
 
     Attributes:
-        rows: how many examples it holds; 0 when nothing was drawn.
+        rows: how many rows of the data set it holds; 0 when nothing was drawn.
+        sizes: how many of them make up each unit; None when every row is one.
         last: whether the logical batch is whole with it.
         sampler_state: the sampler's generator after the logical batch was drawn.
     """
 
     rows: int
+    sizes: Sequence[int] | None
     last: bool
     sampler_state: dict[str, Any]
 
 
 class Drawn:
-    """Draws logical batches and cuts them into pieces of at most `rows` examples.
+    """Draws logical batches and cuts them into pieces of whole units, of at most `rows` rows.
 
-    A DataLoader reads ahead, so each piece is remembered, in order, with the sampler's state.
+    A unit of more rows than that is a piece of its own. A DataLoader reads ahead, so each piece is
+    remembered, in order, with the sampler's state.
     """
 
-    def __init__(self, sampler: PoissonSampler, steps: int, rows: int | None) -> None:
-        self.sampler, self.steps, self.rows = sampler, steps, rows
+    def __init__(self, sampler: PoissonSampler, unit: Unit, steps: int, rows: int | None) -> None:
+        self.sampler, self.unit, self.steps, self.rows = sampler, unit, steps, rows
         self.pieces: deque[Piece] = deque()
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -53,14 +58,29 @@ class Drawn:
     def indices(self) -> Iterator[Indices]:
         """The same as arrays."""
         for _ in range(self.steps):
-            drawn = self.sampler.draw()
-            state = self.sampler.generator.bit_generator.state
-            size = max(1, self.rows or len(drawn))
-            starts = range(0, max(1, len(drawn)), size)
-            for start in starts:
-                piece = drawn[start : start + size]
-                self.pieces.append(Piece(len(piece), start == starts[-1], dict(state)))
+            drawn, sizes = self.unit.rows(self.sampler.draw(), self.sampler.generator)
+            state = dict(self.sampler.generator.bit_generator.state)
+            if self.rows is None or len(drawn) <= self.rows:
+                self.pieces.append(Piece(len(drawn), sizes, True, state))
+                yield drawn
+                continue
+            ends = np.cumsum(np.ones(len(drawn), int) if sizes is None else sizes)
+            cuts = _cuts(ends, self.rows)
+            for first, stop in pairwise(cuts):
+                start = ends[first - 1] if first else 0
+                piece = drawn[start : ends[stop - 1]]
+                within = None if sizes is None else sizes[first:stop]
+                self.pieces.append(Piece(len(piece), within, stop == cuts[-1], state))
                 yield piece
+
+
+def _cuts(ends: NDArray[np.int64], rows: int) -> list[int]:
+    """Where pieces of at most `rows` rows begin, in units, and where the last one ends."""
+    cuts = [0]
+    while cuts[-1] < len(ends):
+        start = ends[cuts[-1] - 1] if cuts[-1] else 0
+        cuts.append(max(cuts[-1] + 1, int(np.searchsorted(ends, start + rows, side="right"))))
+    return cuts
 
 
 def examples_in(data: Any) -> int:
@@ -105,7 +125,8 @@ def batches(data: Any, drawn: Drawn, workers: int = 0) -> Iterator[tuple[Piece, 
         gathered = tuple(
             each.index_select(0, torch.from_numpy(indices).to(each.device)) for each in tensors
         )
-        yield drawn.pieces.popleft(), gathered[0] if isinstance(data, Tensor) else gathered
+        batch = gathered[0] if isinstance(data, Tensor) else gathered
+        yield drawn.pieces.popleft(), drawn.unit.augment(batch)
 
 
 def _from_data_set(data: Dataset[Any], drawn: Drawn, workers: int) -> Iterator[tuple[Piece, Any]]:
@@ -116,7 +137,7 @@ def _from_data_set(data: Dataset[Any], drawn: Drawn, workers: int) -> Iterator[t
         collate_fn=_Collate(data),
     )
     for batch in loader:
-        yield drawn.pieces.popleft(), batch
+        yield drawn.pieces.popleft(), drawn.unit.augment(batch)
 
 
 class _Collate:

@@ -21,13 +21,14 @@ from deniable.batches import Drawn, Piece, batches, examples_in, fingerprint
 from deniable.bounds import Bound, Clip
 from deniable.eligibility import bound_parameters, check_unchanged
 from deniable.errors import AttachError, CheckpointError, PlanError, StepError
-from deniable.gradients import Capture
+from deniable.gradients import Capture, Groups
+from deniable.grouping import Example, Unit
 from deniable.ledger import Ledger
 from deniable.noise import Gaussian, noise_generator
 from deniable.plan import Plan
 from deniable.randomness import Streams
 from deniable.sampling import PoissonSampler
-from deniable.units import BoundedSum, Spent
+from deniable.units import BoundedSum, Sensitivity, Spent
 
 STATE_VERSION = 1
 
@@ -38,6 +39,7 @@ def attach(
     plan: Plan,
     bound: Bound | None = None,
     *,
+    unit: Unit | None = None,
     ledger: Ledger | Path | str | None = None,
     run_id: str | None = None,
     loss_reduction: Literal["mean", "sum"] = "mean",
@@ -53,7 +55,8 @@ def attach(
         model: any module; its trainable parameters must be the optimizer's.
         optimizer: any first-order torch optimizer over the model's parameters.
         plan: how much is released, and how often.
-        bound: what limits one example's influence; `Clip(1.0)` if not given.
+        bound: what limits one unit's influence; `Clip(1.0)` if not given.
+        unit: what is sampled, bounded and protected; every row by itself if not given.
         ledger: where releases are recorded: a file, an open ledger, or None for memory only.
         run_id: the run's name in the ledger; a fresh one if not given.
         loss_reduction: how the loss given to `backward` combines the rows of a batch.
@@ -77,7 +80,16 @@ def attach(
     if loss_reduction not in ("mean", "sum"):
         raise AttachError(f"loss_reduction must be 'mean' or 'sum', got {loss_reduction!r}.")
     return PrivateSession(
-        model, optimizer, plan, bound or Clip(1.0), ledger, run_id, loss_reduction, seed, secure
+        model,
+        optimizer,
+        plan,
+        bound or Clip(1.0),
+        unit or Example(),
+        ledger,
+        run_id,
+        loss_reduction,
+        seed,
+        secure,
     )
 
 
@@ -101,6 +113,7 @@ class PrivateSession:
         optimizer: Optimizer,
         plan: Plan,
         bound: Bound,
+        unit: Unit,
         ledger: Ledger | Path | str | None,
         run_id: str | None,
         loss_reduction: Literal["mean", "sum"],
@@ -110,7 +123,9 @@ class PrivateSession:
         self.plan, self.steps = plan, 0
         self.seeded, self.secure = seed is not None, secure
         self.run_id = run_id or uuid.uuid4().hex[:12]
-        self._model, self._optimizer, self._bound = model, optimizer, bound
+        self._model, self._optimizer = model, optimizer
+        self._bound, self._unit = bound, unit
+        self._denominator = unit.denominator(plan.batch_size)
         self._loss_reduction = loss_reduction
         self._parameters = bound_parameters(model, optimizer)
         streams = Streams(seed)
@@ -124,7 +139,11 @@ class PrivateSession:
         self._run = self._ledger.run(
             self.run_id,
             planned=plan.steps,
-            description={"plan": plan.to_json(), "bound": bound.settings()},
+            description={
+                "plan": plan.to_json(),
+                "bound": bound.settings(),
+                "unit": unit.settings() | {"protects": unit.protects},
+            },
             neighbouring=plan.neighbouring,
         )
         self._sampler_state = self._sampler.generator.bit_generator.state
@@ -164,7 +183,7 @@ class PrivateSession:
             raise PlanError(f"rows must be at least 1, got {rows!r}.")
         self._recognise(data)
         left = self.plan.steps - self.steps
-        drawn = Drawn(self._sampler, left if steps is None else min(steps, left), rows)
+        drawn = Drawn(self._sampler, self._unit, left if steps is None else min(steps, left), rows)
         self._discard()
         try:
             for piece, batch in batches(data, drawn, workers):
@@ -207,6 +226,14 @@ class PrivateSession:
             for name in ("mean_norm", "clip_fraction")
         }
         return {"rows": rows} | {name: value / max(rows, 1) for name, value in weighted.items()}
+
+    @property
+    def sensitivity(self) -> Sensitivity:
+        """How far one protected unit can move the sum that is released."""
+        one = self._bound.sensitivity()
+        return Sensitivity(
+            one.value * self._unit.sensitivity_factor, one.neighbouring, self._unit.protects
+        )
 
     def detach(self) -> None:
         """Give model and optimizer back as they were; unreleased reservations are settled."""
@@ -254,7 +281,10 @@ class PrivateSession:
             )
         mean = self._loss_reduction == "mean" and not self._summed
         with torch.no_grad():
-            gradients = self._capture.collect(scale=piece.rows if mean else 1.0)
+            gradients = self._capture.collect(
+                scale=piece.rows if mean else 1.0,
+                groups=None if piece.sizes is None else Groups(piece.sizes),
+            )
             bounded, statistics = self._bound(gradients)
         if self._sums is None:
             self._sums, self._statistics = bounded.sums, []
@@ -273,9 +303,9 @@ class PrivateSession:
             )
         self._releasing = True
         self._run.release(self._event)
-        noisy = self._noise.add(BoundedSum(self._sums, self._bound.sensitivity()), self._generator)
+        noisy = self._noise.add(BoundedSum(self._sums, self.sensitivity), self._generator)
         for name, parameter in self._parameters.items():
-            parameter.grad = noisy[name].div_(self.plan.batch_size).to(parameter.dtype)
+            parameter.grad = noisy[name].div_(self._denominator).to(parameter.dtype)
         self._sums, self._sampler_state = None, piece.sampler_state
         self.steps += 1
         self._releasing = False
@@ -300,12 +330,12 @@ class PrivateSession:
     # -- saved state ---------------------------------------------------------------------------
 
     def _recognise(self, data: Any) -> None:
-        examples = examples_in(data)
+        examples = self._unit.population(examples_in(data))
         if examples != self.plan.examples:
             raise PlanError(
                 f"The plan is for {self.plan.examples} examples, got a data set of {examples}. "
-                "The number of examples is public and decides the sampling rate: make the plan "
-                "with examples=len(data)."
+                "The number of examples (or users) is public and decides the sampling rate: make "
+                "the plan with examples=len(data), or the number of users."
             )
         found = fingerprint(data)
         if self._data not in (None, found):
@@ -335,6 +365,7 @@ class PrivateSession:
             "steps": self.steps,
             "plan": self.plan.to_json(),
             "bound": self._bound.settings(),
+            "unit": self._unit.settings(),
             "secure": self.secure,
             "seeded": self.seeded,
             "data": self._data,
@@ -358,6 +389,7 @@ class PrivateSession:
             ("version", STATE_VERSION),
             ("plan", self.plan.to_json()),
             ("bound", self._bound.settings()),
+            ("unit", self._unit.settings()),
             ("secure", self.secure),
         ):
             if state.get(name) != mine:

@@ -27,12 +27,18 @@ class Neighbouring(enum.StrEnum):
 class Sensitivity:
     """The most that a sum can move, in L2 norm, between neighbouring data sets.
 
+    Attributes:
+        value: in the sum's own units.
+        neighbouring: which data sets are compared.
+        unit: what one of them has and the other has not.
+
     Raises:
         ValueError: `value` is negative, infinite or NaN.
     """
 
     value: float
     neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE
+    unit: str = "one example"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.value) and self.value >= 0):

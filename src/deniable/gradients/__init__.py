@@ -7,6 +7,7 @@ function without a rule.
 """
 
 from deniable.gradients.capture import Capture
+from deniable.gradients.groups import Groups
 from deniable.gradients.per_unit import PerUnitGradients
 
-__all__ = ["Capture", "PerUnitGradients"]
+__all__ = ["Capture", "Groups", "PerUnitGradients"]

@@ -27,6 +27,7 @@ from torch.utils.hooks import RemovableHandle
 from deniable.errors import CaptureError
 from deniable.gradients import fallback
 from deniable.gradients.contributions import Contribution, Several
+from deniable.gradients.groups import Groups
 from deniable.gradients.mode import Watch
 from deniable.gradients.per_unit import PerUnitGradients
 from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, probe
@@ -99,13 +100,15 @@ class Capture:
         self._received[id(use)] = use
         self.receipts += 1
 
-    def collect(self, scale: float) -> PerUnitGradients:
+    def collect(self, scale: float, groups: Groups | None = None) -> PerUnitGradients:
         """The per-unit gradients of the open piece; the piece is closed.
 
         Args:
-            scale: what autograd's gradients must be multiplied by to be per-unit gradients.
+            scale: what autograd's gradients must be multiplied by to be gradients of one row.
+            groups: how rows make up units; None when every row is one.
         """
         n = self._rows or 0
+        units = len(groups.sizes) if groups else n
         found: dict[int, tuple[Any, list[Contribution]]] = {}
 
         def add(pairs: Iterable[tuple[Any, Contribution]]) -> None:
@@ -115,15 +118,16 @@ class Capture:
 
         if n:
             for use in self._received.values():
-                add(use.contributions())
+                pairs = use.contributions()
+                add(((each, groups.merge(rows)) for each, rows in pairs) if groups else pairs)
             for derived in reversed(list(self._derived.values())):
                 if id(derived.value) in found:
                     _, parts = found.pop(id(derived.value))
-                    add(fallback.through(derived, _combine(parts), n, self.slot))
+                    add(fallback.through(derived, _combine(parts), units, self.slot))
         named = {self._names[key]: reduced(_combine(parts)) for key, (_, parts) in found.items()}
         values = {name: parameter.detach() for name, parameter in self.parameters.items()}
         self.discard()
-        return PerUnitGradients(n, values, named, scale)
+        return PerUnitGradients(units, values, named, scale)
 
     def slot(self, argument: object) -> str | Derived | None:
         """The name of a bound parameter, or the derived parameter, that an argument is."""

@@ -1,0 +1,197 @@
+"""Units of several rows: the bound sees their mean, in every form that a gradient can take."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import deniable
+from deniable.errors import PlanError
+from gradients.networks import CASES, Case
+from oracles.gradients import one_gradient, relative_error
+from oracles.release import everyone
+
+NORM = 0.2
+SOME = {
+    "mlp", "conv, padded", "group norm", "embedding with padding", "tied transformer", "lstm",
+    "raw parameters", "weight norm", "called twice",
+}  # fmt: skip
+UNIT_CASES = [case for case in CASES if case.name in SOME]
+
+
+def clipped_means(
+    case: Case, model: nn.Module, batch: tuple[Tensor, Tensor], groups: list[list[int]]
+) -> dict[str, Tensor]:
+    """The oracle: each unit's mean over rows, one row at a time, clipped, summed."""
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters() if p.requires_grad}
+    for rows in groups:
+        mean = {name: torch.zeros_like(value) for name, value in total.items()}
+        for row in rows:
+            one = one_gradient(model, [each[row : row + 1] for each in batch], case.loss)
+            for name, value in one.items():
+                mean[name] = mean[name] + value / len(rows)
+        norm = sum(float((value**2).sum()) for value in mean.values()) ** 0.5
+        for name, value in mean.items():
+            total[name] += value * min(1.0, NORM / norm if norm else 1.0)
+    return total
+
+
+def release(
+    case: Case, model: nn.Module, data: Any, plan: deniable.Plan, unit: Any, rows: int | None
+) -> tuple[dict[str, Tensor], Any]:
+    """What one step over every unit releases, as a sum."""
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    private = deniable.attach(model, optimizer, plan, deniable.Clip(NORM), unit=unit, seed=1)
+    everyone(private)
+    for piece in private.batches(data, rows=rows):
+        case.loss(model, *piece).backward()
+        optimizer.step()
+    found = {
+        name: p.grad * unit.denominator(plan.batch_size)
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
+    return found, private
+
+
+def plan_for(units: int) -> deniable.Plan:
+    return deniable.Plan(
+        examples=units, batch_size=units, steps=1, noise_multiplier=0.0, delta=1e-3
+    )
+
+
+def in_double(case: Case, n: int) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    torch.manual_seed(n)
+    model, (inputs, labels) = case.build().double(), case.batch(n)
+    return model, (inputs.double() if inputs.is_floating_point() else inputs, labels)
+
+
+@pytest.mark.parametrize("rows", [None, 5], ids=["whole", "pieces"])
+@pytest.mark.parametrize("case", UNIT_CASES, ids=lambda case: case.name)
+def test_users_of_any_number_of_rows_are_bounded_whole(case: Case, rows: int | None) -> None:
+    model, batch = in_double(case, 12)
+    owners = [3, 1, 1, 7, 3, 1, 9, 1, 7, 1, 3, 1]
+    groups = [[k for k, each in enumerate(owners) if each == user] for user in sorted(set(owners))]
+    expected = clipped_means(case, copy.deepcopy(model), batch, groups)
+    found, private = release(case, model, batch, plan_for(4), deniable.User(owners), rows)
+    assert relative_error(found, expected) < 1e-10
+    assert private.sensitivity.unit.startswith("one user")
+    assert private.sensitivity.value == NORM
+
+
+@pytest.mark.parametrize("case", UNIT_CASES, ids=lambda case: case.name)
+def test_views_of_an_example_are_averaged_before_the_bound(case: Case) -> None:
+    model, (inputs, labels) = in_double(case, 4)
+    views = 3
+    noisy = inputs.repeat_interleave(views, 0)
+    noisy = noisy + torch.randn_like(noisy) if noisy.is_floating_point() else noisy.flip(0)
+    groups = [[views * k + j for j in range(views)] for k in range(4)]
+    batch = (noisy, labels.repeat_interleave(views, 0))
+    expected = clipped_means(case, copy.deepcopy(model), batch, groups)
+    unit = deniable.Augmented(views, lambda repeated: noisy)
+    found, private = release(case, model, (inputs, labels), plan_for(4), unit, None)
+    assert relative_error(found, expected) < 1e-10
+    assert private.sensitivity.value == NORM
+
+
+@pytest.mark.parametrize("rows", [None, 4], ids=["whole", "pieces"])
+@pytest.mark.parametrize("n", [1, 7, 12])
+def test_microbatches_take_any_batch_size_and_state_twice_the_bound(
+    n: int, rows: int | None
+) -> None:
+    """Pitfall: privacy 12. Pitfall: users 11."""
+    case = next(each for each in CASES if each.name == "mlp")
+    model, batch = in_double(case, n)
+    unit = deniable.Microbatch(3)
+    count = unit.denominator(n)
+    drawn: list[list[int]] = []
+    arrange = unit.rows
+
+    def watched(chosen: Any, generator: Any) -> Any:
+        order, sizes = arrange(chosen, generator)
+        drawn.extend(part.tolist() for part in np.split(order, np.cumsum(sizes)[:-1]))
+        return order, sizes
+
+    unit.rows = watched  # type: ignore[method-assign]
+    found, private = release(case, copy.deepcopy(model), batch, plan_for(n), unit, rows)
+    assert len(drawn) == count
+    expected = clipped_means(case, model, batch, [each for each in drawn if each])
+    assert relative_error(found, expected) < 1e-10
+    assert private.sensitivity.value == 2 * NORM
+
+
+def test_one_example_more_can_move_a_microbatch_by_twice_the_bound_and_not_by_more() -> None:
+    """Two opposed examples in one microbatch: the second turns its mean around.
+
+    Pitfall: privacy 12.
+    """
+    inputs = torch.tensor([[1.0, 0.0], [-1000.0, 0.0]])
+
+    def total(rows: int) -> Tensor:
+        model = nn.Linear(2, 1, bias=False)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        plan = deniable.Plan(
+            examples=rows, batch_size=rows, steps=1, noise_multiplier=0.0, delta=1e-3
+        )
+        private = deniable.attach(
+            model, optimizer, plan, deniable.Clip(0.1), unit=deniable.Microbatch(2)
+        )
+        everyone(private)
+        for (batch,) in private.batches((inputs[:rows],)):
+            private.backward(model(batch)[:, 0])
+            optimizer.step()
+        return model.weight.grad
+
+    moved = float((total(2) - total(1)).norm())
+    assert moved == pytest.approx(0.2, rel=1e-5)
+
+
+def test_a_users_rows_are_capped_at_random() -> None:
+    owners = [0] * 10 + [1] * 2
+    unit = deniable.User(owners, rows_at_most=3)
+    generator = np.random.default_rng(0)
+    seen = set()
+    for _ in range(200):
+        rows, sizes = unit.rows(np.array([0, 1]), generator)
+        assert sizes == [3, 2]
+        assert set(rows[3:]) == {10, 11}
+        seen |= set(rows[:3].tolist())
+    assert seen == set(range(10)), "misses a given row once in 10^30 runs"
+
+
+def test_the_plan_counts_users() -> None:
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    data = (torch.randn(6, 2), torch.zeros(6).long())
+    unit = deniable.User([0, 0, 1, 1, 2, 2])
+    wrong = deniable.attach(model, optimizer, plan_for(6), unit=unit)
+    with pytest.raises(PlanError, match="number of users"):
+        next(wrong.batches(data))
+    wrong.detach()
+    private = deniable.attach(model, optimizer, plan_for(3), unit=unit)
+    for inputs, labels in private.batches(data):
+        F.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+    record = private._ledger.runs()[0]
+    assert record.description["unit"]["protects"].startswith("one user")
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: deniable.Microbatch(0),
+        lambda: deniable.User([]),
+        lambda: deniable.User([[1]]),
+        lambda: deniable.User([1], rows_at_most=0),
+        lambda: deniable.Augmented(0),
+    ],
+)
+def test_a_unit_that_makes_no_sense_is_refused(build: Any) -> None:
+    with pytest.raises(PlanError):
+        build()
