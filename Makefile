@@ -47,7 +47,8 @@ clean:  ## Remove .venv and every cache; runs/ stays
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n '$(PYTHON)' || { echo 'Python 3.11 or later was not found; run make PYTHON=/path/to/python' >&2; exit 1; }
-	@test -x $(BIN)/python || { echo 'Making $(VENV) with $(PYTHON)'; '$(PYTHON)' -m venv $(VENV); }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+		echo 'Making $(VENV) with $(PYTHON)'; '$(PYTHON)' -m venv --clear $(VENV); }
 	@echo 'Installing the tested packages into $(VENV): torch is large, the first time takes minutes'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
