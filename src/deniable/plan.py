@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from deniable.accounting import ACCOUNTANTS, noise_multiplier_for, spent, steps_for
@@ -71,30 +71,10 @@ class Plan:
             raise PlanError(f"steps must be a whole number of at least 1, got {steps!r}.")
         _check_one_left_out(epsilon, noise_multiplier, steps)
         relation = _relation(neighbouring)
-        examples, batch_size = int(examples), int(batch_size)  # NumPy's are not JSON
-        rate = batch_size / examples
-        try:
-            if noise_multiplier is None:
-                assert epsilon is not None and steps is not None
-                noise_multiplier = _least_noise(rate, steps, epsilon, delta, accountant)
-            elif steps is None:
-                assert epsilon is not None
-                steps = _most_steps(_step_event(rate, noise_multiplier), epsilon, delta, accountant)
-            event = SelfComposedEvent(_step_event(rate, noise_multiplier), steps)
-            achieved = spent(event, delta, accountant).epsilon
-        except AccountingError as problem:
-            raise PlanError(f"This plan cannot be solved: {problem}") from problem
-        noise_multiplier, delta = float(noise_multiplier), float(delta)
-        self._fill(
-            examples,
-            batch_size,
-            int(steps),
-            noise_multiplier,
-            achieved,
-            delta,
-            relation,
-            accountant,
-        )
+        # NumPy's numbers become plain ones, which compare, print and save alike.
+        examples, batch_size, delta = int(examples), int(batch_size), float(delta)
+        solved = _solve(batch_size / examples, steps, noise_multiplier, epsilon, delta, accountant)
+        self._fill(examples, batch_size, *solved, delta, relation, accountant)
 
     def _fill(self, *values: Any) -> None:
         for name, value in zip(self.__dataclass_fields__, values, strict=True):
@@ -149,11 +129,11 @@ class Plan:
         _check_sizes(fields["examples"], fields["batch_size"])
         if not (_is_whole(fields["steps"]) and fields["steps"] >= 1):
             raise PlanError(f"steps must be a whole number of at least 1, got {fields['steps']!r}.")
-        _check_privacy(
-            fields["delta"], fields["epsilon"], fields["noise_multiplier"], fields["accountant"]
-        )
+        _check_privacy(fields["delta"], None, fields["noise_multiplier"], fields["accountant"])
         fields["neighbouring"] = _relation(fields["neighbouring"])
         fields["epsilon"] = math.inf if fields["epsilon"] is None else fields["epsilon"]
+        if not (_is_number(fields["epsilon"]) and fields["epsilon"] >= 0):
+            raise PlanError(f"epsilon must be at least 0, got {fields['epsilon']!r}.")
         plan = object.__new__(cls)
         plan._fill(*(fields[name] for name in cls.__dataclass_fields__))
         return plan
@@ -165,6 +145,10 @@ def _step_event(rate: float, noise_multiplier: float) -> PoissonSampledEvent:
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _check_sizes(examples: int, batch_size: int) -> None:
@@ -180,14 +164,16 @@ def _check_sizes(examples: int, batch_size: int) -> None:
 def _check_privacy(
     delta: float, epsilon: float | None, noise_multiplier: float | None, accountant: str
 ) -> None:
-    if not 0 < delta < 1:
+    if not (_is_number(delta) and 0 < delta < 1):
         raise PlanError(
             f"delta must lie strictly between 0 and 1, got {delta!r}. Take one well below "
             "1 / examples, such as 1e-5."
         )
-    if epsilon is not None and not 0 < epsilon < math.inf:
+    if epsilon is not None and not (_is_number(epsilon) and 0 < epsilon < math.inf):
         raise PlanError(f"epsilon must be finite and above 0, got {epsilon!r}.")
-    if noise_multiplier is not None and not 0 <= noise_multiplier < math.inf:
+    if noise_multiplier is not None and not (
+        _is_number(noise_multiplier) and 0 <= noise_multiplier < math.inf
+    ):
         raise PlanError(
             f"noise_multiplier must be finite and at least 0, got {noise_multiplier!r}."
         )
@@ -200,7 +186,7 @@ def _check_privacy(
 def _steps_of(epochs: float, steps: int | None, steps_per_epoch: int) -> int:
     if steps is not None:
         raise PlanError(f"Give steps or epochs, not both: got {steps!r} and {epochs!r}.")
-    if not 0 < epochs < math.inf:
+    if not (_is_number(epochs) and 0 < epochs < math.inf):
         raise PlanError(f"epochs must be finite and above 0, got {epochs!r}.")
     counted = round(epochs * steps_per_epoch)
     if counted < 1:
@@ -231,11 +217,36 @@ def _relation(neighbouring: Neighbouring | str) -> Neighbouring:
         raise PlanError(f"neighbouring must be one of {known}, got {neighbouring!r}.") from None
 
 
-def _least_noise(rate: float, steps: int, epsilon: float, delta: float, accountant: str) -> float:
-    def event_at(noise_multiplier: float) -> SelfComposedEvent:
-        return SelfComposedEvent(_step_event(rate, noise_multiplier), steps)
+def _solve(
+    rate: float,
+    steps: int | None,
+    noise_multiplier: float | None,
+    epsilon: float | None,
+    delta: float,
+    accountant: str,
+) -> tuple[int, float, float]:
+    """The steps, the noise multiplier and the epsilon that they achieve."""
 
-    return noise_multiplier_for(event_at, epsilon, delta, accountant)
+    def event_at(noise: float, count: int) -> SelfComposedEvent:
+        return SelfComposedEvent(_step_event(rate, noise), count)
+
+    try:
+        if noise_multiplier is None:
+            assert epsilon is not None and steps is not None
+            count = int(steps)
+            noise = noise_multiplier_for(
+                lambda each: event_at(each, count), epsilon, delta, accountant
+            )
+        else:
+            noise = float(noise_multiplier)
+            if steps is None:
+                assert epsilon is not None
+                count = _most_steps(_step_event(rate, noise), epsilon, delta, accountant)
+            else:
+                count = int(steps)
+        return count, noise, spent(event_at(noise, count), delta, accountant).epsilon
+    except AccountingError as problem:
+        raise PlanError(f"This plan cannot be solved: {problem}") from problem
 
 
 def _most_steps(step: PoissonSampledEvent, epsilon: float, delta: float, accountant: str) -> int:

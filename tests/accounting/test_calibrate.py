@@ -18,7 +18,7 @@ def training(rate: float, steps: int) -> Callable[[float], Event]:
 
 
 @every_accountant
-@pytest.mark.parametrize("epsilon", [0.01, 0.3, 3.0, 50.0, 1e3, 1e6])
+@pytest.mark.parametrize("epsilon", [0.01, 3.0, 1e3, 1e6])
 @pytest.mark.parametrize(("rate", "steps"), [(0.004, 3_500), (0.09, 110), (1.0, 10)])
 def test_the_solved_noise_spends_the_target_or_just_less(
     accountant: str, epsilon: float, rate: float, steps: int
@@ -65,9 +65,9 @@ def test_a_target_that_no_noise_reaches_is_refused() -> None:
 
 
 @every_accountant
-@pytest.mark.parametrize("epsilon", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, 1e-5, 1e8, math.inf, math.nan])
 def test_a_target_that_is_no_positive_number_is_refused(accountant: str, epsilon: float) -> None:
-    with pytest.raises(AccountingError, match="finite and above 0"):
+    with pytest.raises(AccountingError, match="A target epsilon must lie"):
         noise_multiplier_for(GaussianEvent, epsilon, 1e-5, accountant)
-    with pytest.raises(AccountingError, match="finite and above 0"):
+    with pytest.raises(AccountingError, match="A target epsilon must lie"):
         steps_for(GaussianEvent(1.0), epsilon, 1e-5, accountant)

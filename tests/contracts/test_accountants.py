@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import pytest
-from oracles.privacy_curves import epsilon_at, gaussian_delta, sampled_gaussian_delta
 
 from deniable.accounting import ACCOUNTANTS, Accountant
 from deniable.errors import AccountingError, UnknownEventError
@@ -17,6 +16,7 @@ from deniable.events import (
     PoissonSampledEvent,
     SelfComposedEvent,
 )
+from oracles.privacy_curves import epsilon_at, gaussian_delta, sampled_gaussian_delta
 
 # A new accountant joins by being registered.
 every_accountant = pytest.mark.parametrize("accountant", ACCOUNTANTS.values(), ids=ACCOUNTANTS)
@@ -101,9 +101,7 @@ def test_epsilon_falls_with_noise_and_with_delta_and_grows_with_the_rate(
     by_delta = [
         accountant.epsilon(repeated(0.02, 1.0, 500), 10.0**-power) for power in range(1, 14, 3)
     ]
-    by_rate = [
-        accountant.epsilon(repeated(rate, 1.0, 500), 1e-6) for rate in (0, 0.1, 0.9, 1)
-    ]
+    by_rate = [accountant.epsilon(repeated(rate, 1.0, 500), 1e-6) for rate in (0, 0.1, 0.9, 1)]
     assert by_noise == sorted(by_noise, reverse=True)
     assert by_delta == sorted(by_delta)
     assert by_rate == sorted(by_rate)

@@ -10,6 +10,7 @@ from deniable.errors import AccountingError
 from deniable.events import Event, SelfComposedEvent
 
 TOLERANCE = 1e-3
+SMALLEST_TARGET, LARGEST_TARGET = 1e-4, 1e7
 SMALLEST_NOISE, LARGEST_NOISE = 1e-4, 1e7
 MOST_STEPS = 2**40
 
@@ -135,5 +136,8 @@ class _Line:
 
 
 def _check_target(epsilon: float) -> None:
-    if not 0 < epsilon < math.inf:
-        raise AccountingError(f"The target epsilon must be finite and above 0, got {epsilon!r}.")
+    if not SMALLEST_TARGET <= epsilon <= LARGEST_TARGET:
+        raise AccountingError(
+            f"A target epsilon must lie between {SMALLEST_TARGET:g} and {LARGEST_TARGET:g}, got "
+            f"{epsilon!r}. Useful ones lie between 0.1 and 10."
+        )
