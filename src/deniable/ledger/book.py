@@ -89,7 +89,7 @@ class Ledger:
             planned: the number of steps planned: no block that begins within it reaches past it.
             description: JSON values that say what the run is.
             neighbouring: the relation under which its events are stated.
-            block: how many steps are reserved at once; a crash overstates by fewer than this.
+            block: how many steps are reserved at once; a crash overstates by this at most.
 
         Raises:
             LedgerError: the relation is not the one of the run so far, or the file fails.

@@ -42,7 +42,8 @@ class RunLedger:
             _check_relation(connection, run_id, neighbouring)
             self._statement = read(connection, run_id)
             self._opening = _open(connection, run_id, planned, description, neighbouring)
-        self.position = self._highest = self._statement.steps
+        self.position = self._statement.steps
+        self._highest = 0  # where the last step that this process released ends
         self._current: Event | None = None
         self._free_until = 0
 

@@ -1,0 +1,61 @@
+"""A process that releases steps and notes each on a side file, to be killed by its test.
+
+Arguments: ledger, side file, run, first step (or "continue"), steps, planned, block, and the SQL
+statement before which it kills itself (0: never), then "honest", or "late" for the negative control
+that notes a release before it records it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import sys
+
+from deniable.events import GaussianEvent, PoissonSampledEvent
+from deniable.ledger import Ledger
+
+STEP = PoissonSampledEvent(0.01, GaussianEvent(1.0))
+
+
+def die_before(statement: int) -> None:
+    """Counts the SQL statements of every connection, and kills this process before one of them."""
+    connect, seen = sqlite3.connect, 0
+
+    def traced(*args: object, **kwargs: object) -> sqlite3.Connection:
+        def count(_: str) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == statement:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        connection = connect(*args, **kwargs)  # type: ignore[call-overload]
+        connection.set_trace_callback(count)
+        return connection  # type: ignore[no-any-return]
+
+    sqlite3.connect = traced  # type: ignore[assignment]
+
+
+def main(ledger: str, side: str, run_id: str, first: str, *rest: str) -> None:
+    steps, planned, block, statement = map(int, rest[:4])
+    if statement:
+        die_before(statement)
+    noted = os.open(side, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    book = Ledger(ledger)
+    run = book.run(run_id, planned=planned, block=block)
+    if first != "continue":
+        run.resume_at(int(first))
+    for _ in range(steps):
+        line = f"{run.position}\n".encode()
+        if rest[4] == "late":
+            os.write(noted, line)
+            run.release(STEP)
+        else:
+            run.release(STEP)
+            os.write(noted, line)
+    run.settle()
+    book.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
