@@ -12,9 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deniable.batchnorm import replace_batchnorm
     from deniable.bounds import Bound, Clip
     from deniable.errors import DeniableError
     from deniable.grouping import Augmented, Example, Microbatch, Unit, User
+    from deniable.isolation import Checked, check
     from deniable.ledger import Ledger
     from deniable.plan import Plan
     from deniable.session import PrivateSession, attach
@@ -26,6 +28,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Augmented": "grouping",
     "Bound": "bounds",
+    "Checked": "isolation",
     "Clip": "bounds",
     "DeniableError": "errors",
     "Example": "grouping",
@@ -38,11 +41,14 @@ _HOME = {
     "Unit": "grouping",
     "User": "grouping",
     "attach": "session",
+    "check": "isolation",
+    "replace_batchnorm": "batchnorm",
 }
 
 __all__ = [
     "Augmented",
     "Bound",
+    "Checked",
     "Clip",
     "DeniableError",
     "Example",
@@ -55,6 +61,8 @@ __all__ = [
     "Unit",
     "User",
     "attach",
+    "check",
+    "replace_batchnorm",
 ]
 
 

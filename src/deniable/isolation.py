@@ -1,0 +1,303 @@
+"""`check`: does each row's gradient depend on that row alone, and is it what autograd says?
+
+Differential privacy by clipping assumes that a row's gradient has nothing of the other rows in it.
+Layers that normalise over the batch, losses that compare rows, and means over a number of tokens
+that the rows decide together all break that, silently. Here one row is replaced, and everything
+that belongs to another row must stay as it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from deniable.errors import CaptureError
+from deniable.gradients import Capture
+from deniable.gradients.layout import candidates, confined
+
+Loss = Callable[..., Tensor]
+TOLERANCE = 1e-8  # of float64 gradients, relative to the largest row's
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A model and loss that passed.
+
+    Attributes:
+        rows: how many rows were looked at.
+        parameters: how many trainable parameters.
+        largest_error: the worst relative difference from autograd on one row at a time; None where
+            the model draws random numbers, which one row alone would draw differently.
+    """
+
+    rows: int
+    parameters: int
+    largest_error: float | None
+
+
+def check(
+    model: nn.Module,
+    loss: Loss,
+    batch: Sequence[Any],
+    *,
+    loss_reduction: str = "mean",
+    rows: int = 6,
+) -> Checked:
+    """Test that rows are isolated from each other, and that per-row gradients are right.
+
+    The model is copied and taken to float64; nothing of it changes. Give a batch whose rows differ
+    as they do in training: in length, in padding, in labels.
+
+    Args:
+        model: the module to be trained, in the mode in which it is trained.
+        loss: called as `loss(model, *batch)`; returns what you would call `backward()` on.
+        batch: tensors with the rows in dimension 0.
+        loss_reduction: how the loss combines rows, as `attach` will be told: "mean" or "sum".
+        rows: how many rows of the batch to look at.
+
+    Raises:
+        CaptureError: naming the module (or the loss) in which rows meet, or the parameter whose
+            gradient differs from autograd's.
+
+    >>> inputs, labels = torch.randn(8, 4), torch.arange(8) % 2
+    >>> def loss(model, inputs, labels):
+    ...     return nn.functional.cross_entropy(model(inputs), labels)
+    >>> check(nn.Linear(4, 2), loss, (inputs, labels)).rows
+    6
+    """
+    twin = _without_dropout(copy.deepcopy(model).double().train())
+    few = [_first(each, rows) for each in batch]
+    n = min(rows, len(few[0]))
+    if n < 2:
+        raise CaptureError(f"check needs a batch of at least 2 rows, got {n}.")
+    for unit in (n - 1, 0):
+        _check_forward(twin, loss, few, unit, n)
+    gradients = _per_row(twin, loss, few, n, loss_reduction)
+    for unit in range(n):
+        _check_gradients(twin, loss, few, unit, n, loss_reduction, gradients)
+    count = sum(each.numel() for each in twin.parameters() if each.requires_grad)
+    return Checked(n, count, _compare_with_autograd(twin, loss, few, n, gradients))
+
+
+def _first(value: Any, rows: int) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return value[:rows].double() if value.is_floating_point() else value[:rows]
+
+
+def _moved(batch: Sequence[Any], unit: int, n: int) -> list[Any]:
+    """The batch with one row replaced by its neighbour, and floating values shaken besides."""
+
+    def move(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        moved = value.clone()
+        rows = [k for k in range(n) if not torch.equal(value[k], value[unit])]
+        if rows:
+            moved[unit] = value[rows[0]]
+        if moved.is_floating_point():
+            moved[unit] += 0.5 * torch.rand_like(moved[unit])
+        return moved
+
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return [move(each) for each in batch]
+
+
+@contextmanager
+def _same_draws(seed: int = 0) -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+# -- forward: which module lets rows meet --------------------------------------------------------
+
+
+def _check_forward(model: nn.Module, loss: Loss, batch: Sequence[Any], unit: int, n: int) -> None:
+    before = _watch(model, loss, batch)
+    after = _watch(model, loss, _moved(batch, unit, n))
+    for (name, when, values), (other, _, changed) in zip(before, after, strict=False):
+        if name != other:
+            return
+        for a, b in zip(values, changed, strict=False):
+            if a.shape == b.shape and not _isolated(a, b, unit, n):
+                raise CaptureError(_guilty(model, name, when))
+
+
+def _watch(
+    model: nn.Module, loss: Loss, batch: Sequence[Any]
+) -> list[tuple[str, str, list[Tensor]]]:
+    """What went into and came out of every module, in the order in which it happened."""
+    seen: list[tuple[str, str, list[Tensor]]] = []
+
+    def keep(name: str, when: str, values: Any) -> None:
+        leaves = [
+            leaf.detach().clone() for leaf in tree_flatten(values)[0] if isinstance(leaf, Tensor)
+        ]
+        seen.append((name, when, leaves))
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(
+            module.register_forward_pre_hook(lambda _, args, name=name: keep(name, "into", args))
+        )
+        handles.append(
+            module.register_forward_hook(lambda _, __, out, name=name: keep(name, "out of", out))
+        )
+    state = copy.deepcopy(model.state_dict())
+    try:
+        with _same_draws():
+            loss(model, *batch)
+    finally:
+        model.load_state_dict(state)
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _isolated(before: Tensor, after: Tensor, unit: int, n: int) -> bool:
+    """Whether what changed lies within one row, along some dimension of `n`."""
+    layouts = candidates(before, n)
+    scale = before.abs().max() if before.numel() else torch.zeros(())
+    changed = ((before - after).abs() > 1e-9 * (1 + scale)) if before.is_floating_point() else (
+        before != after
+    )  # fmt: skip
+    if not layouts or not bool(changed.any()):
+        return True
+    return any(confined(changed, layout, unit, n) for layout in layouts)
+
+
+def _guilty(model: nn.Module, name: str, when: str) -> str:
+    module = model.get_submodule(name)
+    mend = (
+        "deniable.replace_batchnorm(model, optimizer) puts GroupNorm in its place"
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        else "Keep the rows of a batch apart"
+    )
+    if when == "out of":
+        where = (
+            f"in module '{name}' ({type(module).__name__})" if name else "in the model's forward"
+        )
+    else:
+        parent = name.rpartition(".")[0]
+        where = f"in the forward of '{parent}'" if parent else "in the model's own forward"
+        where += f", before module '{name}'"
+    return (
+        f"The rows of a batch meet {where}: one row was replaced, and values of another changed. "
+        f"No bound per row covers that. {mend}."
+    )
+
+
+# -- backward: which loss does, and whether the numbers are right --------------------------------
+
+
+def _per_row(
+    model: nn.Module, loss: Loss, batch: Sequence[Any], n: int, reduction: str
+) -> dict[str, Tensor]:
+    """One gradient per row and parameter, `(n, *shape)`, as training would see them."""
+    trainable = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    capture = Capture(model, trainable)
+    state = copy.deepcopy(model.state_dict())
+    try:
+        capture.open(n)
+        with _same_draws():
+            value = loss(model, *batch)
+            if value.ndim:
+                raise CaptureError(
+                    f"The loss must be one number, got shape {tuple(value.shape)}. For losses per "
+                    "row (private.backward), give check their sum and loss_reduction='sum'."
+                )
+            value.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            found = capture.collect(scale=n if reduction == "mean" else 1.0)
+            return {name: found.instantiate(name).clone() for name in trainable}
+    finally:
+        capture.remove()
+        model.load_state_dict(state)
+
+
+def _check_gradients(
+    model: nn.Module, loss: Loss, batch: Sequence[Any], unit: int, n: int, reduction: str,
+    before: dict[str, Tensor],
+) -> None:  # fmt: skip
+    after = _per_row(model, loss, _moved(batch, unit, n), n, reduction)
+    others = [k for k in range(n) if k != unit]
+    scale = max(float(each.abs().max()) for each in before.values())
+    worst = max(float((before[k][others] - after[k][others]).abs().max()) for k in before)
+    if worst > TOLERANCE * scale:
+        raise CaptureError(
+            "The rows of a batch meet in the loss: one row was replaced, and another row's "
+            f"gradient changed by {worst / scale:.1%} of the largest. A mean over what the rows "
+            "decide together (tokens that are not ignore_index) or a loss that compares rows does "
+            "that. Reduce within each row first, and give private.backward one loss per row."
+        )
+
+
+def _compare_with_autograd(
+    model: nn.Module, loss: Loss, batch: Sequence[Any], n: int, found: dict[str, Tensor]
+) -> float | None:
+    """The worst difference, relative to the largest gradient of the parameter's row."""
+    if _draws_random_numbers(model, loss, batch):
+        return None
+    trainable = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    worst = 0.0
+    for row in range(n):
+        model.zero_grad()
+        one = [each[row : row + 1] if isinstance(each, Tensor) else each for each in batch]
+        loss(model, *one).backward()  # type: ignore[no-untyped-call]
+        alone = {
+            name: torch.zeros_like(each) if each.grad is None else each.grad.to_dense()
+            for name, each in trainable.items()
+        }
+        size = math.sqrt(sum(float(each.square().sum()) for each in alone.values()))
+        for name, expected in alone.items():
+            error = float((found[name][row] - expected).norm())
+            if error > 1e-6 * size:
+                raise CaptureError(_wrong(name, found[name][row], expected, n))
+            worst = max(worst, error / size if size else 0.0)
+    return worst
+
+
+def _wrong(name: str, found: Tensor, expected: Tensor, n: int) -> str:
+    if torch.allclose(found, expected * n):
+        return (
+            "The loss is the sum over rows, and was taken for their mean. Attach with "
+            "loss_reduction='sum'."
+        )
+    if torch.allclose(found * n, expected):
+        return (
+            "The loss is the mean over rows, and was taken for their sum. Attach with "
+            "loss_reduction='mean'."
+        )
+    return (
+        f"Parameter '{name}': a row's gradient differs from autograd's on that row alone by "
+        f"{float((found - expected).norm()):.3g}, at a norm of {float(expected.norm()):.3g}. The "
+        "model may treat a batch of one differently; if not, this is a bug worth reporting."
+    )
+
+
+def _without_dropout(model: nn.Module) -> nn.Module:
+    """The same model, where it leaves nothing to chance: one row alone would draw otherwise."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        elif isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
+            module.dropout = 0.0
+    return model
+
+
+def _draws_random_numbers(model: nn.Module, loss: Loss, batch: Sequence[Any]) -> bool:
+    values = []
+    for seed in (1, 2):
+        with _same_draws(seed):
+            values.append(float(loss(model, *batch).detach()))
+    return values[0] != values[1]

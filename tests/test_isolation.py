@@ -1,0 +1,138 @@
+"""`check` finds what lets the rows of a batch meet, names it, and passes what does not."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import deniable
+from deniable.errors import CaptureError
+from gradients.networks import CASES, Case
+
+
+def class_loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(model(inputs), labels)
+
+
+def batch_of(n: int = 8) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    return torch.randn(n, 4), torch.randint(3, (n,))
+
+
+def test_batch_norm_is_named_with_its_mend() -> None:
+    """Pitfall: users 4."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    with pytest.raises(CaptureError, match=r"module '1' \(BatchNorm1d\).*replace_batchnorm"):
+        deniable.check(model, class_loss, batch_of())
+
+
+def test_subtracting_the_batch_mean_is_named_by_the_module_that_does_it() -> None:
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, h: Tensor) -> Tensor:
+            return self.head(h - h.mean(0))
+
+    model = nn.Sequential(nn.Linear(4, 6), Centred())
+    with pytest.raises(CaptureError, match=r"forward of '1', before module '1\.head'"):
+        deniable.check(model, class_loss, batch_of())
+
+
+def test_a_contrastive_loss_is_found() -> None:
+    def contrastive(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        z = F.normalize(model(inputs), dim=1)
+        return F.cross_entropy(z @ z.T, torch.arange(len(z)))
+
+    with pytest.raises(CaptureError, match="meet in the loss"):
+        deniable.check(nn.Linear(4, 3), contrastive, batch_of())
+
+
+def test_ignore_index_under_a_token_mean_is_found() -> None:
+    """Pitfall: privacy 7."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
+    tokens = torch.randint(5, (6, 7))
+    labels = tokens.clone()
+    for row in range(6):
+        labels[row, : row + 1] = -100  # rows of different lengths
+
+    def token_mean(model: nn.Module, tokens: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(model(tokens).flatten(0, 1), labels.flatten())
+
+    def mean_of_row_means(model: nn.Module, tokens: Tensor, labels: Tensor) -> Tensor:
+        each = F.cross_entropy(model(tokens).movedim(-1, 1), labels, reduction="none")
+        return (each.sum(1) / (labels != -100).sum(1)).mean()
+
+    with pytest.raises(CaptureError, match=r"meet in the loss.*ignore_index"):
+        deniable.check(model, token_mean, (tokens, labels))
+    assert deniable.check(model, mean_of_row_means, (tokens, labels)).rows == 6
+
+
+def test_a_wrong_reduction_is_found() -> None:
+    def summed(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(model(inputs), labels, reduction="sum")
+
+    model = nn.Linear(4, 3)
+    with pytest.raises(CaptureError, match="loss_reduction='sum'"):
+        deniable.check(model, summed, batch_of())
+    with pytest.raises(CaptureError, match="loss_reduction='mean'"):
+        deniable.check(model, class_loss, batch_of(), loss_reduction="sum")
+    assert deniable.check(model, summed, batch_of(), loss_reduction="sum").rows == 6
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'", "ignore:LSTM with projections")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_supported_use_passes_and_nothing_of_the_model_changes(case: Case) -> None:
+    torch.manual_seed(0)
+    model = case.build()
+    before = copy.deepcopy(model.state_dict())
+    checked = deniable.check(model, case.loss, case.batch(5))
+    assert checked.largest_error is not None and checked.largest_error < 1e-8
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not model._forward_hooks and not model._forward_pre_hooks
+
+
+def test_random_models_are_checked_for_isolation_alone() -> None:
+    class Noisy(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + torch.randn_like(x))
+
+    assert deniable.check(Noisy(4, 3), class_loss, batch_of()).largest_error is None
+    model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))
+    assert deniable.check(model, class_loss, batch_of()).largest_error is not None
+    assert model[1].p == 0.5
+
+
+# -- replace_batchnorm -----------------------------------------------------------------------------
+
+
+def test_replaced_layers_keep_their_parameters_names_and_optimizer() -> None:
+    """Pitfall: users 4."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.Sequential(nn.BatchNorm2d(12))
+    )
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.randn(2, 3, 5, 5)).sum().backward()
+    optimizer.step()
+    names, identities = list(dict(model.named_parameters())), [id(p) for p in model.parameters()]
+    assert deniable.replace_batchnorm(model, optimizer) == ["1", "2.0"]
+    assert list(dict(model.named_parameters())) == names
+    assert [id(p) for p in model.parameters()] == identities
+    assert isinstance(model[1], nn.GroupNorm) and model[1].num_groups == 6
+    assert model[1].weight not in optimizer.state and model[0].weight in optimizer.state
+    plan = deniable.Plan(examples=10, batch_size=5, steps=1, noise_multiplier=1.0, delta=1e-3)
+    deniable.attach(model, optimizer, plan).detach()
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (7, 1), (10, 5), (32, 16), (64, 32)])
+def test_no_group_is_a_single_channel_where_that_can_be_helped(channels: int, groups: int) -> None:
+    """A group of one channel without spatial extent would be all zeros."""
+    model = nn.Sequential(nn.BatchNorm1d(channels))
+    deniable.replace_batchnorm(model)
+    assert model[0].num_groups == groups
