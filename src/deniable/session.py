@@ -154,7 +154,7 @@ class PrivateSession:
         self._releasing = False
         self._sums: dict[str, Tensor] | None = None
         self._statistics: list[tuple[int, dict[str, float | Tensor]]] = []
-        self._capture = Capture(model, self._parameters)
+        self._capture = Capture(model, self._parameters, measure=seed is None)
         self._hook = optimizer.register_step_pre_hook(self._before_step)
 
     # -- the user's loop -----------------------------------------------------------------------
@@ -188,7 +188,7 @@ class PrivateSession:
         try:
             for piece, batch in batches(data, drawn, workers):
                 self._piece, self._unstepped = piece, True
-                self._capture.open(piece.rows)
+                self._capture.open(piece.rows, Groups(piece.sizes) if piece.sizes else None)
                 yield batch
                 self._pass_over()
         finally:
@@ -281,10 +281,7 @@ class PrivateSession:
             )
         mean = self._loss_reduction == "mean" and not self._summed
         with torch.no_grad():
-            gradients = self._capture.collect(
-                scale=piece.rows if mean else 1.0,
-                groups=None if piece.sizes is None else Groups(piece.sizes),
-            )
+            gradients = self._capture.collect(scale=piece.rows if mean else 1.0)
             bounded, statistics = self._bound(gradients)
         if self._sums is None:
             self._sums, self._statistics = bounded.sums, []
@@ -369,6 +366,7 @@ class PrivateSession:
             "secure": self.secure,
             "seeded": self.seeded,
             "data": self._data,
+            "strategies": self._capture.chooser.state(),
             "sampler": self._sampler_state,
             "noise": self._generator.state(),
         }
@@ -415,6 +413,7 @@ class PrivateSession:
                 self._run.release(self._event)
         self._discard()
         self._run.resume_at(state["steps"])
+        self._capture.chooser.restore(state["strategies"])
         self._generator.restore(state["noise"])
         self._sampler.generator.bit_generator.state = state["sampler"]
         self._sampler_state = state["sampler"]

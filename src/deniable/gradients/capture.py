@@ -15,7 +15,7 @@ parameter raises before anything is released.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,7 +31,7 @@ from deniable.gradients.groups import Groups
 from deniable.gradients.mode import Watch
 from deniable.gradients.per_unit import PerUnitGradients
 from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, probe
-from deniable.gradients.strategies import reduced
+from deniable.gradients.strategies import Chooser
 from deniable.gradients.use import Derived, Function, Use
 
 
@@ -41,14 +41,19 @@ class Capture:
     Args:
         model: the module whose forward is watched.
         parameters: the bound parameters, by name.
+        measure: choose strategies by measuring, rather than by counting.
     """
 
-    def __init__(self, model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+    def __init__(
+        self, model: nn.Module, parameters: Mapping[str, nn.Parameter], *, measure: bool = False
+    ) -> None:
+        self.chooser = Chooser(measure)
         self.model = model
         self.parameters = dict(parameters)
         self._names = {id(parameter): name for name, parameter in parameters.items()}
         self._derived: dict[int, Derived] = {}
-        self._received: dict[int, Use] = {}
+        self._found: dict[int, list[Contribution]] = {}
+        self._groups: Groups | None = None
         self.receipts = 0
         self._foreign: list[tuple[int, ...]] = []
         self._verdicts: dict[tuple[Any, ...], Verdict] = {}
@@ -71,14 +76,20 @@ class Capture:
             handle.remove()
         self.discard()
 
-    def open(self, rows: int) -> None:
-        """A drawn piece of `rows` rows begins: forwards in training mode are captured."""
+    def open(self, rows: int, groups: Groups | None = None) -> None:
+        """A drawn piece of `rows` rows begins: forwards in training mode are captured.
+
+        Args:
+            rows: how many rows the model will be given.
+            groups: how rows make up units; None when every row is one.
+        """
         self.discard()
-        self._rows = rows
+        self._rows, self._groups = rows, groups
 
     def discard(self) -> None:
         """Forget everything captured and not yet collected."""
-        self._received.clear()
+        self._found = {}
+        self._groups = None
         self._derived.clear()
         self._forwards.clear()
         self.receipts = 0
@@ -88,43 +99,41 @@ class Capture:
     @property
     def has_gradients(self) -> bool:
         """Whether a backward pass delivered anything since `open`."""
-        return bool(self._received)
+        return self.receipts > 0
 
-    def received(self, use: Use) -> None:
-        """A gradient arrived for a use."""
+    def receiving(self, use: Use) -> None:
+        """A gradient arrives for a use: it must be of the open piece."""
         if use.forward not in self._forwards:
             raise CaptureError(
                 "A backward pass ran through the graph of an earlier batch. Compute the loss and "
                 "call backward within the loop iteration that drew the batch."
             )
-        self._received[id(use)] = use
         self.receipts += 1
 
-    def collect(self, scale: float, groups: Groups | None = None) -> PerUnitGradients:
+    def add(self, argument: object, contribution: Contribution) -> None:
+        """Keep what one use adds to the gradients of an argument, if that is bound."""
+        if self.slot(argument) is None:
+            return
+        if self._groups is not None:
+            contribution = self._groups.merge(contribution)
+        reduced = self.chooser.reduced(contribution)
+        self._found.setdefault(id(argument), []).append(reduced)
+
+    def collect(self, scale: float) -> PerUnitGradients:
         """The per-unit gradients of the open piece; the piece is closed.
 
         Args:
             scale: what autograd's gradients must be multiplied by to be gradients of one row.
-            groups: how rows make up units; None when every row is one.
         """
         n = self._rows or 0
-        units = len(groups.sizes) if groups else n
-        found: dict[int, tuple[Any, list[Contribution]]] = {}
-
-        def add(pairs: Iterable[tuple[Any, Contribution]]) -> None:
-            for argument, contribution in pairs:
-                if self.slot(argument) is not None:
-                    found.setdefault(id(argument), (argument, []))[1].append(contribution)
-
-        if n:
-            for use in self._received.values():
-                pairs = use.contributions()
-                add(((each, groups.merge(rows)) for each, rows in pairs) if groups else pairs)
-            for derived in reversed(list(self._derived.values())):
-                if id(derived.value) in found:
-                    _, parts = found.pop(id(derived.value))
-                    add(fallback.through(derived, _combine(parts), units, self.slot))
-        named = {self._names[key]: reduced(_combine(parts)) for key, (_, parts) in found.items()}
+        units = len(self._groups.sizes) if self._groups else n
+        self._groups = None  # what comes through derived parameters is of units already
+        for derived in reversed(list(self._derived.values())):
+            parts = self._found.pop(id(derived.value), None)
+            if parts:
+                for parent, each in fallback.through(derived, _combine(parts), units, self.slot):
+                    self.add(parent, each)
+        named = {self._names[key]: _combine(parts) for key, parts in self._found.items()}
         values = {name: parameter.detach() for name, parameter in self.parameters.items()}
         self.discard()
         return PerUnitGradients(units, values, named, scale)

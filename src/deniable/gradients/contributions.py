@@ -29,6 +29,10 @@ def accurate(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
+# How many elements of Gram matrices may exist at once; more units than fit come in chunks.
+GRAM_ELEMENTS = 1 << 23
+
+
 class Contribution(ABC):
     """The gradients of `n` units with respect to one parameter, in some factored form."""
 
@@ -57,8 +61,8 @@ class Dense(Contribution):
 
     def squared_norms(self) -> Tensor:
         """See `Contribution.squared_norms`."""
-        flat = accurate(self.values).flatten(1)
-        return torch.einsum("np,np->n", flat, flat)
+        norms: Tensor = torch.linalg.vector_norm(accurate(self.values).flatten(1), dim=1)
+        return norms.square()
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """See `Contribution.weighted_sum`."""
@@ -137,6 +141,15 @@ class Outer(Contribution):
             values = torch.bmm(accurate(self.left).transpose(1, 2), right)
         return Dense(values.view(n, *self.shape))
 
+    def some(self, start: int, stop: int) -> Outer:
+        """The units from `start` to `stop`."""
+        left = self.left
+        if isinstance(left, OneHot):
+            return Outer(
+                OneHot(left.indices[start:stop], left.size), self.right[start:stop], self.shape
+            )
+        return Outer(left[start:stop], self.right[start:stop], self.shape)
+
     def only(self, keep: Tensor) -> Outer:
         """See `Contribution.only`."""
         left = self.left if isinstance(self.left, OneHot) else _keep(self.left, keep)
@@ -151,14 +164,25 @@ def _keep(values: Tensor, keep: Tensor) -> Tensor:
 def inner_products(a: Outer, b: Outer) -> Tensor:
     """`<gradient_a_i, gradient_b_i>` for every unit, shape `(n,)`, from two small Gram matrices."""
     if a is b and a.positions == 1:
-        right = accurate(a.right)[:, 0]
-        squares = torch.einsum("nr,nr->n", right, right)
-        if isinstance(a.left, OneHot):
-            return squares
-        left = accurate(a.left)[:, 0]
-        return squares * torch.einsum("nl,nl->n", left, left)
+        norms: Tensor = torch.linalg.vector_norm(accurate(a.right)[:, 0], dim=1)
+        if not isinstance(a.left, OneHot):
+            norms = norms * torch.linalg.vector_norm(accurate(a.left)[:, 0], dim=1)
+        return norms.square()
+    n, pairs = a.right.shape[0], a.positions * b.positions
+    chunk = max(1, GRAM_ELEMENTS // max(1, pairs))
+    if chunk >= n:
+        return _inner_products(a, b)
+    parts = [
+        _inner_products(a.some(start, start + chunk), b.some(start, start + chunk))
+        for start in range(0, n, chunk)
+    ]
+    return torch.cat(parts)
+
+
+def _inner_products(a: Outer, b: Outer) -> Tensor:
     right_gram = torch.bmm(accurate(a.right), accurate(b.right).transpose(1, 2))
-    return torch.einsum("nst,nst->n", _left_gram(a.left, b.left, right_gram.dtype), right_gram)
+    left_gram = _left_gram(a.left, b.left, right_gram.dtype)
+    return (left_gram * right_gram).sum((1, 2))
 
 
 def _left_gram(a: Tensor | OneHot, b: Tensor | OneHot, dtype: torch.dtype) -> Tensor:

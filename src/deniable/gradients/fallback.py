@@ -30,8 +30,8 @@ _TRANSPOSES = {
 }  # fmt: skip
 
 
-def per_unit_gradients(use: Use) -> Pairs:
-    """`(parameter, Dense)` for every bound argument of a use."""
+def per_unit_gradients(use: Use, position: int, grad: Tensor) -> Pairs:
+    """`(parameter, Dense)` for every bound argument of a use, from the gradient of one output."""
     leaves, structure = tree_flatten((use.args, use.kwargs))
     bound = [k for k, leaf in enumerate(leaves) if use.is_bound(leaf)]
     unique = list({id(leaves[k]): k for k in bound}.values())
@@ -39,28 +39,22 @@ def per_unit_gradients(use: Use) -> Pairs:
     for k, leaf in enumerate(leaves):
         if isinstance(leaf, Tensor) and k not in bound and use.forward.carries_rows(leaf):
             batched[k] = use.layout(leaf).split_keeping_rank(leaf.detach(), use.n)
-    grads = {
-        position: use.layout(grad).split_keeping_rank(grad, use.n)
-        for position, grad in use.grads.items()
-    }
+    grads = use.layout(grad).split_keeping_rank(grad, use.n)
 
-    def call(values: tuple[Tensor, ...], slices: dict[int, Tensor]) -> tuple[Tensor, ...]:
+    def call(values: tuple[Tensor, ...], slices: dict[int, Tensor]) -> Tensor:
         by_id = {id(leaves[k]): value for k, value in zip(unique, values, strict=True)}
         filled = [
             by_id[id(leaf)] if k in bound else slices.get(k, leaf) for k, leaf in enumerate(leaves)
         ]
         args, kwargs = tree_unflatten(filled, structure)
         result = use.function(*args, **kwargs)
-        outputs = result if isinstance(result, (tuple, list)) else [result]
-        return tuple(outputs[position] for position in use.grads)
+        output: Tensor = result[position] if isinstance(result, (tuple, list)) else result
+        return output
 
-    def one_unit(slices: dict[int, Tensor], grad: dict[int, Tensor]) -> tuple[Tensor, ...]:
+    def one_unit(slices: dict[int, Tensor], one: Tensor) -> tuple[Tensor, ...]:
         values = tuple(leaves[k].detach() for k in unique)
-        outputs, pull, *_ = torch.func.vjp(lambda *each: call(each, slices), *values)
-        matched = tuple(
-            each.to(output.dtype) for each, output in zip(grad.values(), outputs, strict=True)
-        )
-        return tuple(pull(matched))
+        output, pull, *_ = torch.func.vjp(lambda *each: call(each, slices), *values)
+        return tuple(pull(one.to(output.dtype)))
 
     largest = max(leaves[k].numel() for k in unique)
     mapped = torch.func.vmap(

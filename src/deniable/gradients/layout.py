@@ -56,6 +56,7 @@ class Layout:
 
 
 WHOLE = Layout(0, Fold.WHOLE)
+FIRST = Layout(0, Fold.PLAIN)
 
 
 def candidates(tensor: Tensor, n: int, features: int = 0) -> list[Layout]:

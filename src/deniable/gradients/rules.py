@@ -54,7 +54,7 @@ def addmm(
 ) -> Pairs:
     """`y = b + x W`: a linear layer stored the other way round."""
     if scales or use.is_bound(mat1) or not use.is_bound(mat2):
-        yield from use.by_vmap()
+        yield from use.by_vmap(grad)
         return
     g = use.positions(grad, like=mat1, features=1)
     yield mat2, Outer(use.positions(mat1, features=1), g, mat2.shape)
@@ -66,7 +66,7 @@ def addmm(
 def matmul(use: Use, grad: Tensor, input: Tensor, other: Tensor) -> Pairs:
     """`y = x W` with a matrix `W`; every other product is differentiated as it stands."""
     if use.is_bound(input) or other.ndim != 2 or input.ndim < 2:
-        yield from use.by_vmap()
+        yield from use.by_vmap(grad)
         return
     g = use.positions(grad, like=input, features=1)
     yield other, Outer(use.positions(input, features=1), g, other.shape)
@@ -104,7 +104,7 @@ def add(use: Use, grad: Tensor, input: Any, other: Any, *, alpha: float = 1) -> 
     for operand, scale in ((input, 1.0), (other, float(alpha))):
         if use.is_bound(operand):
             if not _same_shape_after_broadcast(use, operand, grad):
-                yield from use.by_vmap()
+                yield from use.by_vmap(grad)
                 return
             yield operand, Dense(_broadcast_gradient(use, grad, operand) * scale)
 
@@ -115,7 +115,7 @@ def mul(use: Use, grad: Tensor, input: Any, other: Any) -> Pairs:
     for operand, factor in ((input, other), (other, input)):
         if use.is_bound(operand):
             if not _same_shape_after_broadcast(use, operand, grad) or use.is_bound(factor):
-                yield from use.by_vmap()
+                yield from use.by_vmap(grad)
                 return
             yield operand, Dense(_broadcast_gradient(use, accurate(grad) * factor, operand))
 

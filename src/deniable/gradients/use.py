@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten
 from deniable.errors import CaptureError
 from deniable.gradients import fallback
 from deniable.gradients.contributions import Contribution
-from deniable.gradients.layout import WHOLE, Fold, Layout, candidates
+from deniable.gradients.layout import FIRST, WHOLE, Fold, Layout, candidates
 from deniable.gradients.probe import ForwardCall, Key, Verdict
 from deniable.gradients.rules import RULES
 
@@ -43,7 +43,7 @@ class Use:
     Attributes:
         n: units in the batch.
         twin: a linear layer whose input has the same leading dimensions as this one's.
-        grads: the gradient of each output, by position, summed over backward passes.
+        outputs: how many outputs the call has.
     """
 
     capture: Capture
@@ -55,15 +55,19 @@ class Use:
     verdict: Verdict | None
     forward: ForwardCall
     twin: Use | None = None
-    grads: dict[int, Tensor] = field(default_factory=dict)
     outputs: int = 1
     versions: list[tuple[Tensor, int]] = field(default_factory=list)
 
     def receive(self, position: int, grad: Tensor) -> None:
-        """Keep the gradient of one output."""
-        earlier = self.grads.get(position)
-        self.grads[position] = grad if earlier is None else earlier + grad
-        self.capture.received(self)
+        """Take the gradient of one output: what a per-unit rule makes of it goes to the capture."""
+        self.capture.receiving(self)
+        if self.n:
+            self._unchanged()
+            with torch.no_grad():
+                for argument, contribution in self._contributions(position, grad):
+                    self.capture.add(argument, contribution)
+        if not torch._C._autograd._get_current_graph_task_keep_graph():
+            self.args, self.kwargs, self.versions = (), {}, []  # let the activations go
 
     def beside(self, input: Tensor, *parameters: Tensor | None) -> Callable[[Tensor], None]:
         """Note a linear layer that an opened function computed by itself, on data laid out alike.
@@ -85,6 +89,8 @@ class Use:
             return WHOLE
         if self.twin is not None:
             return self.twin.layout(self.twin.args[0], features=1)
+        if tensor.ndim == features + 1 and tensor.shape[0] == self.n and self.verdict is None:
+            return FIRST
         known = self.verdict
         if known is None:
             found = candidates(tensor, self.n, features)
@@ -111,9 +117,6 @@ class Use:
         for k, leaf in enumerate(leaves):
             if leaf is tensor:
                 return k
-        for position, grad in self.grads.items():
-            if grad is tensor:
-                return len(leaves) + position
         return len(leaves)
 
     def units(self, tensor: Tensor, like: Tensor | None = None, features: int = 0) -> Tensor:
@@ -125,22 +128,23 @@ class Use:
         split = self.units(tensor, like, features)
         return split.reshape(self.n, -1, *split.shape[split.ndim - features :])
 
-    def by_vmap(self) -> Iterator[tuple[Any, Contribution]]:
+    def by_vmap(self, grad: Tensor, position: int = 0) -> Iterator[tuple[Any, Contribution]]:
         """Per-unit gradients of this one call by `torch.func.vmap`, whatever the function."""
-        return fallback.per_unit_gradients(self)
+        return fallback.per_unit_gradients(self, position, grad)
 
-    def contributions(self) -> Iterable[tuple[Any, Contribution]]:
-        """What this use adds to the per-unit gradients of each argument that is bound."""
+    def _unchanged(self) -> None:
         for tensor, version in self.versions:
             if tensor._version != version:
                 raise self.error(
                     "its input was modified in place after the call, so its gradient cannot be "
                     "computed any more. Use the out-of-place form of the later operation"
                 )
+
+    def _contributions(self, position: int, grad: Tensor) -> Iterable[tuple[Any, Contribution]]:
         rule = RULES.get(self.function)
         if rule is None or self.outputs > 1:
-            return self.by_vmap()
-        return rule(self, self.grads[0], *self.args, **self.kwargs)
+            return self.by_vmap(grad, position)
+        return rule(self, grad, *self.args, **self.kwargs)
 
     def error(self, problem: str) -> CaptureError:
         """An error that names the parameters and modules of this use."""
