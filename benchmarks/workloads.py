@@ -58,9 +58,7 @@ def cifar_cnn() -> nn.Module:
             layers += [nn.Conv2d(channels, width, 3, padding=1), nn.Tanh()]
             channels = width
         layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(
-        *layers, nn.Flatten(), nn.Linear(2048, 128), nn.Tanh(), nn.Linear(128, 10)
-    )
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(2048, 128), nn.Tanh(), nn.Linear(128, 10))
 
 
 class Transformer(nn.Module):

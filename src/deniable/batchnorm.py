@@ -26,7 +26,7 @@ def replace_batchnorm(model: nn.Module, optimizer: Optimizer | None = None) -> l
     >>> replace_batchnorm(model)
     ['1']
     >>> model[1]
-    GroupNorm(4, 8, eps=1e-05, affine=True)
+    GroupNorm(4, 8, eps=1e-05, affine=True...)
     """
     replaced = []
     for name, module in list(model.named_modules()):

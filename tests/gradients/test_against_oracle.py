@@ -1,16 +1,15 @@
-"""At noise 0 a release is the sum of clipped per-example gradients, for every use of a parameter.
-
-Pitfall: privacy 6. Pitfall: users 3. Pitfall: users 6.
-"""
+"""At noise 0 a release is the sum of clipped per-example gradients, for every use of a parameter."""
 
 from __future__ import annotations
 
 import copy
+import resource
 
 import pytest
 import torch
+from torch import nn
 
-from gradients.networks import CASES, Case
+from gradients.networks import CASES, Case, class_loss
 from oracles.gradients import clipped_sum, relative_error
 from oracles.release import released_sum
 
@@ -31,7 +30,10 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 def test_the_release_equals_the_oracle(
     case: Case, n: int, rows: int | None, dtype: torch.dtype
 ) -> None:
-    """Six rows are as many as positions in a sequence: there shapes alone say nothing."""
+    """Six rows are as many as positions in a sequence: there shapes alone say nothing.
+
+    Pitfall: privacy 6. Pitfall: users 3. Pitfall: users 6.
+    """
     if n == 0 and case.needs_rows:
         pytest.skip("torch's own function refuses an empty batch")
     torch.manual_seed(n)
@@ -75,3 +77,15 @@ def test_a_row_that_is_not_finite_contributes_zero(case: Case, bad: float) -> No
     expected = clipped_sum(model, (inputs[others], labels[others]), case.loss, NORM)
     found = released_sum(copy.deepcopy(model), (inputs, labels), case.loss, NORM)
     assert relative_error(found, expected) < 1e-10
+
+
+def test_an_embedding_never_forms_a_gradient_per_row_and_word() -> None:
+    """One per row would take 64 x 1,000,000 x 16 numbers, 4 GB. Pitfall: users 5."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(1_000_000, 16), nn.Flatten(1), nn.Linear(48, 2))
+    inputs = torch.randint(1_000_000, (64, 3))
+    inputs[:, 1] = inputs[:, 0]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    released_sum(model, (inputs, torch.zeros(64).long()), class_loss, 1.0)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 1_000_000, "kilobytes: the sum, the release and a copy or two"

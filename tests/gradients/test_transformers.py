@@ -1,7 +1,4 @@
-"""Hugging Face models, built from a configuration, with their own loss outputs.
-
-Pitfall: users 3.
-"""
+"""Hugging Face models, built from a configuration, with their own loss outputs."""
 
 from __future__ import annotations
 
@@ -45,6 +42,7 @@ def own_loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
 @pytest.mark.parametrize("n", [1, 2, 6, 11])
 @pytest.mark.parametrize("build", [gpt2, bert], ids=["GPT-2", "BERT"])
 def test_a_transformers_model_equals_the_oracle(build: Any, n: int) -> None:
+    """Pitfall: users 3."""
     torch.manual_seed(n)
     model = build().double()
     ids = torch.randint(30, (n, 6))
