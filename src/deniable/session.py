@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from deniable.accounting import spent
 from deniable.batches import Drawn, Piece, batches, examples_in, fingerprint
-from deniable.bounds import Bound, Clip
+from deniable.bounds import Bound, Clip, Observed
 from deniable.eligibility import bound_parameters, check_unchanged
 from deniable.errors import AttachError, CheckpointError, PlanError, StepError
 from deniable.gradients import Capture, Groups
@@ -153,7 +153,7 @@ class PrivateSession:
         self._summed = 0
         self._releasing = False
         self._sums: dict[str, Tensor] | None = None
-        self._statistics: list[tuple[int, dict[str, float | Tensor]]] = []
+        self._observed: list[Observed] = []
         self._capture = Capture(model, self._parameters, measure=seed is None)
         self._hook = optimizer.register_step_pre_hook(self._before_step)
 
@@ -219,13 +219,14 @@ class PrivateSession:
 
     @property
     def statistics(self) -> dict[str, float]:
-        """Of the last logical batch: rows, mean norm, share of rows clipped. NOT private."""
-        rows = sum(count for count, _ in self._statistics)
-        weighted = {
-            name: sum(count * float(each[name]) for count, each in self._statistics)
-            for name in ("mean_norm", "clip_fraction")
-        }
-        return {"rows": rows} | {name: value / max(rows, 1) for name, value in weighted.items()}
+        """Of the last logical batch: units, those not finite, mean norm, share clipped.
+
+        **Not private**: it is for your eyes while you tune, never for a release.
+        """
+        if not self._observed:
+            return {"units": 0, "not_finite": 0, "mean_norm": 0.0, "clip_fraction": 0.0}
+        norms = torch.cat([each.norms for each in self._observed])
+        return Observed(norms, torch.cat([each.factors for each in self._observed])).summary()
 
     @property
     def sensitivity(self) -> Sensitivity:
@@ -234,6 +235,17 @@ class PrivateSession:
         return Sensitivity(
             one.value * self._unit.sensitivity_factor, one.neighbouring, self._unit.protects
         )
+
+    def explain(self) -> str:
+        """How the norms of each kind of use are computed, and what each way took when tried.
+
+        One line a kind: the use's shapes, the way taken, and milliseconds by way where measured.
+        """
+        lines = []
+        for use, choice in self._capture.chooser.choices.items():
+            took = ", ".join(f"{way} {ms:.2f} ms" for way, ms in choice.milliseconds.items())
+            lines.append(f"{use}: {choice.way}" + (f" ({took})" if took else ""))
+        return "\n".join(lines)
 
     def detach(self) -> None:
         """Give model and optimizer back as they were; unreleased reservations are settled."""
@@ -282,13 +294,13 @@ class PrivateSession:
         mean = self._loss_reduction == "mean" and not self._summed
         with torch.no_grad():
             gradients = self._capture.collect(scale=piece.rows if mean else 1.0)
-            bounded, statistics = self._bound(gradients)
+            bounded, observed = self._bound(gradients)
         if self._sums is None:
-            self._sums, self._statistics = bounded.sums, []
+            self._sums, self._observed = bounded.sums, []
         else:
             for name, value in bounded.sums.items():
                 self._sums[name] += value
-        self._statistics.append((piece.rows, statistics))
+        self._observed.append(observed)
         self._unstepped, self._summed = False, 0
 
     def _release(self, piece: Piece) -> None:

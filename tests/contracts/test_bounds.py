@@ -106,7 +106,7 @@ def test_the_contract_rejects_a_bound_that_clips_each_parameter_on_its_own() -> 
             ]
             bounded = [super(EachOnItsOwn, self).__call__(part)[0] for part in parts]
             merged = bounded[0].sums | bounded[1].sums
-            return type(bounded[0])(merged, self.sensitivity()), {}
+            return type(bounded[0])(merged, self.sensitivity()), None
 
     bound = EachOnItsOwn(1.0)
     worst = [1e6, -2e6, 3e6, 0.0, 1e6]

@@ -1,4 +1,4 @@
-"""At noise 0 a release is the sum of clipped per-example gradients, for every use of a parameter."""
+"""At noise 0 a release is the sum of clipped per-example gradients, for every kind of use."""
 
 from __future__ import annotations
 

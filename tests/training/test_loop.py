@@ -87,7 +87,7 @@ def test_empty_batches_are_ordinary_steps(tmp_path: Path, settings: Make) -> Non
     """Expecting one row, some of the draws are empty. Pitfall: users 6."""
     run = begin(settings(batch_size=1, epochs=1.0), tmp_path)
     drawn: list[float] = []
-    assert fit(run, lambda _: drawn.append(run.private.statistics["rows"]))
+    assert fit(run, lambda _: drawn.append(run.private.statistics["units"]))
     assert len(drawn) == 36
     assert 0 in drawn
 

@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from deniable.units import BoundedSum, Sensitivity
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a bound saw of one batch (not private: never release it).
+
+    Attributes:
+        norms: of each unit's gradient before it was bounded, `(units,)`.
+        factors: what each was multiplied by, `(units,)`.
+    """
+
+    norms: Tensor
+    factors: Tensor
+
+    def summary(self) -> dict[str, float]:
+        """How many units were finite, their mean norm, and the share whose gradient shrank."""
+        finite = torch.isfinite(self.norms)
+        count = int(finite.sum())
+        return {
+            "units": len(self.norms),
+            "not_finite": len(self.norms) - count,
+            "mean_norm": float(self.norms[finite].mean()) if count else 0.0,
+            "clip_fraction": float((self.factors < 1).float().mean()) if len(self.norms) else 0.0,
+        }
 
 
 class Gradients(Protocol):
@@ -39,8 +65,8 @@ class Bound(ABC):
         """How far one unit can move the sum."""
 
     @abstractmethod
-    def __call__(self, gradients: Gradients) -> tuple[BoundedSum, dict[str, float | Tensor]]:
-        """The bounded sum, and statistics of this batch (not private: never release them)."""
+    def __call__(self, gradients: Gradients) -> tuple[BoundedSum, Observed]:
+        """The bounded sum, and what was seen of this batch (not private: never release it)."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

@@ -6,9 +6,8 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from deniable.bounds.base import Bound, Gradients
+from deniable.bounds.base import Bound, Gradients, Observed
 from deniable.units import BoundedSum, Sensitivity
 
 
@@ -44,21 +43,18 @@ class Clip(Bound):
         """Name and settings, as JSON values, for reports."""
         return {"name": "Clip", "norm": self.norm}
 
-    def __call__(self, gradients: Gradients) -> tuple[BoundedSum, dict[str, float | Tensor]]:
+    def __call__(self, gradients: Gradients) -> tuple[BoundedSum, Observed]:
         """The clipped sum, and this batch's norms (not private)."""
         squared = list(gradients.squared_norms().values())
-        if not squared or not gradients.units:
-            zero = next(iter(gradients.parameters.values())).new_zeros(gradients.units)
-            sums = gradients.weighted_sum(zero)
-            return BoundedSum(sums, self.sensitivity()), {"mean_norm": 0.0, "clip_fraction": 0.0}
+        if not squared:
+            squared = [next(iter(gradients.parameters.values())).new_zeros(gradients.units)]
         device = squared[0].device
-        norms = torch.stack([each.to(device) for each in squared]).sum(0).sqrt()
+        norms = sum(each.to(device) for each in squared[1:]) + squared[0]
+        norms = norms.sqrt_()
+        factors = self.norm / norms.clamp(min=self.norm)
         finite = torch.isfinite(norms)
-        factors = torch.where(finite, self.norm / norms.clamp_min(self.norm), 0.0)
         if not bool(finite.all()):
+            factors = torch.where(finite, factors, 0.0)
             gradients = gradients.only(finite)
         sums = gradients.weighted_sum(factors)
-        return BoundedSum(sums, self.sensitivity()), {
-            "mean_norm": norms.mean(),
-            "clip_fraction": (factors < 1).to(norms.dtype).mean(),
-        }
+        return BoundedSum(sums, self.sensitivity()), Observed(norms, factors)

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 from torch.utils.hooks import RemovableHandle
 
 from deniable.errors import CaptureError
@@ -32,6 +31,7 @@ from deniable.gradients.mode import Watch
 from deniable.gradients.per_unit import PerUnitGradients
 from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, probe
 from deniable.gradients.strategies import Chooser
+from deniable.gradients.tree import tensors_in
 from deniable.gradients.use import Derived, Function, Use
 
 
@@ -145,7 +145,7 @@ class Capture:
     def names_in(self, args: Any, kwargs: Any) -> list[str]:
         """The bound parameters behind the arguments of a call, by name."""
         names: list[str] = []
-        for leaf in tree_flatten((args, kwargs))[0]:
+        for leaf in tensors_in(args, kwargs):
             slot = self.slot(leaf)
             if isinstance(slot, Derived):
                 names += self.names_in(slot.args, slot.kwargs)

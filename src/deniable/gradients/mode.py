@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 from deniable.errors import CaptureError
 from deniable.gradients.bags import embedding_bag
@@ -18,6 +17,7 @@ from deniable.gradients.layout import Fold, candidates
 from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict
 from deniable.gradients.recurrent import RECURRENT
 from deniable.gradients.rules import RULES
+from deniable.gradients.tree import tensors_in, with_tensors
 from deniable.gradients.use import Function, Source, Use
 
 if TYPE_CHECKING:
@@ -93,35 +93,28 @@ class Watch(TorchFunctionMode):
 
     def _mark(self, func: Function, args: Any, kwargs: Any, result: Any) -> None:
         """Data without gradient that came from the batch's rows stay known as such."""
-        leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+        leaves = tensors_in(args, kwargs)
         if not any(self.forward.carries_rows(leaf) for leaf in leaves):
             return
         name = getattr(func, "__name__", "")
         written = leaves[:1] if name == "__setitem__" else []
-        for leaf in (*tree_flatten(result)[0], *written):
-            if isinstance(leaf, Tensor) and not leaf.requires_grad:
+        for leaf in (*tensors_in(result), *written):
+            if not leaf.requires_grad:
                 self.forward.mark(leaf)
 
     def _call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         capture, forward, n = self.capture, self.forward, self.forward.rows
         if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
             capture.expect_recomputation()
-        leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
-        data = [leaf for leaf in leaves if capture.slot(leaf) is None]
+        data = [leaf for leaf in tensors_in(args, kwargs) if capture.slot(leaf) is None]
         key = self._key(func, args, kwargs)
 
-        def run() -> Any:
-            def detached(leaf: Any) -> Any:
-                return leaf.detach() if capture.slot(leaf) is not None else leaf
-
-            return func(*tree_map(detached, args), **tree_map(detached, kwargs))
+        def detached(leaf: Tensor) -> Tensor:
+            return leaf.detach() if capture.slot(leaf) is not None else leaf
 
         flowing = any(leaf.requires_grad for leaf in data)
-        if flowing:
-            result = run()
-        else:
-            with torch.no_grad():
-                result = run()
+        with torch.set_grad_enabled(flowing):
+            result = func(*with_tensors(detached, args), **with_tensors(detached, kwargs))
         outputs = list(result) if isinstance(result, (tuple, list)) else [result]
         tensors = [leaf for leaf in outputs if isinstance(leaf, Tensor)]
         if not any(leaf.is_floating_point() or leaf.is_complex() for leaf in tensors):

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from deniable.errors import CaptureError
 from deniable.gradients.layout import Fold, Layout, candidates, confined
+from deniable.gradients.tree import tensors_in
 
 if TYPE_CHECKING:
     from deniable.gradients.capture import Capture
@@ -44,7 +45,7 @@ class ForwardCall:
     ) -> None:
         self.model, self.args, self.kwargs, self.rows = model, args, kwargs, rows
         self.anchor = torch.zeros((), requires_grad=True)
-        leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+        leaves = tensors_in(args, kwargs)
         self.shapes = [tuple(leaf.shape) for leaf in leaves if leaf.ndim]
         self.inputs = {id(leaf) for leaf in leaves if rows == 0 or candidates(leaf, rows)}
 

@@ -45,7 +45,7 @@ def linear(use: Use, grad: Tensor, input: Tensor, weight: Tensor, bias: Any = No
     g = use.positions(grad, like=input, features=1)
     yield weight, Outer(g, use.positions(input, features=1), weight.shape)
     if use.is_bound(bias):
-        yield bias, Dense(accurate(g).sum(1))
+        yield bias, Dense(g[:, 0] if g.shape[1] == 1 else accurate(g).sum(1))
 
 
 @explains(torch.addmm)

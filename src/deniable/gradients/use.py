@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
 
 from deniable.errors import CaptureError
 from deniable.gradients import fallback
@@ -18,6 +17,7 @@ from deniable.gradients.contributions import Contribution
 from deniable.gradients.layout import FIRST, WHOLE, Fold, Layout, candidates
 from deniable.gradients.probe import ForwardCall, Key, Verdict
 from deniable.gradients.rules import RULES
+from deniable.gradients.tree import tensors_in
 
 if TYPE_CHECKING:
     from deniable.gradients.capture import Capture
@@ -112,8 +112,7 @@ class Use:
 
     def _index(self, tensor: Tensor) -> int:
         """The place of a tensor among the data of this call, or else of its output."""
-        leaves = [leaf for leaf in tree_flatten((self.args, self.kwargs))[0]
-                  if isinstance(leaf, Tensor) and not self.is_bound(leaf)]  # fmt: skip
+        leaves = [leaf for leaf in tensors_in(self.args, self.kwargs) if not self.is_bound(leaf)]
         for k, leaf in enumerate(leaves):
             if leaf is tensor:
                 return k

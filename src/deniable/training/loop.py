@@ -130,7 +130,7 @@ def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[float, 
 
 def add_statistics(tally: Tally, statistics: dict[str, float]) -> None:
     """Count one logical batch."""
-    rows = int(statistics["rows"])
+    rows = int(statistics["units"])
     tally.rows += rows
     tally.norm += rows * statistics["mean_norm"]
     tally.clipped += rows * statistics["clip_fraction"]
