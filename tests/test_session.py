@@ -426,7 +426,7 @@ def test_frozen_parameters_stay_as_they_are() -> None:
     assert torch.equal(model[0].weight, frozen)
 
 
-@pytest.mark.parametrize("change", ["swap", "unfreeze", "freeze"])
+@pytest.mark.parametrize("change", ["layer", "parameter", "unfreeze", "freeze", "optimizer"])
 def test_parameters_changed_after_attach_are_noticed(change: str) -> None:
     """Pitfall: users 2."""
     model = small_model()
@@ -436,8 +436,12 @@ def test_parameters_changed_after_attach_are_noticed(change: str) -> None:
     everyone(private)
     for inputs, labels in private.batches(small_data()):
         loss_of(model, inputs, labels).backward()
-        if change == "swap":
+        if change == "layer":
             model[2] = nn.Linear(6, 3)
+        elif change == "parameter":
+            model[2].weight = nn.Parameter(torch.zeros(3, 6))
+        elif change == "optimizer":
+            optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
         elif change == "unfreeze":
             model[0].bias.requires_grad_(True)
         else:

@@ -66,30 +66,58 @@ def bound_parameters(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Par
     return bound
 
 
-def check_unchanged(
-    model: nn.Module, optimizer: Optimizer, bound: Mapping[str, nn.Parameter]
-) -> None:
-    """Notice parameters that were swapped, added, frozen or unfrozen after `attach`.
+class Unchanged:
+    """Notices parameters that were swapped, added, frozen or unfrozen after `attach`.
 
-    Raises:
-        AttachError: naming the parameter.
+    Args:
+        model: as it was attached.
+        optimizer: likewise.
+        bound: the bound parameters, by name.
     """
-    known = {id(parameter) for parameter in bound.values()}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad != (id(parameter) in known):
-            what = "swapped, added or unfrozen" if parameter.requires_grad else "frozen"
-            raise AttachError(
-                f"Parameter '{name}' was {what} after attach, so it would train without a bound or "
-                "not at all. detach(), change the model, then attach again."
-            )
-    held = {id(each) for group in optimizer.param_groups for each in group["params"]}
-    missing = [name for name, each in bound.items() if id(each) not in held]
-    present = sum(1 for _ in model.parameters())
-    if missing or held - known - {id(each) for each in model.parameters()}:
-        raise AttachError(
-            f"The optimizer's parameters changed after attach ({', '.join(missing[:3])}"
-            f"{'...' if missing[3:] else ''} of {present}). detach(), change them, attach again."
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, bound: Mapping[str, nn.Parameter]
+    ) -> None:
+        self._optimizer = optimizer
+        self._modules = [(name, module, _members(module)) for name, module in model.named_modules()]
+        self._frozen = [
+            (name, each) for name, each in model.named_parameters() if not each.requires_grad
+        ]
+        self._bound = list(bound.items())
+        self._held = self._in_optimizer()
+
+    def check(self) -> None:
+        """Compare with what was attached: identities alone, quick enough for every step.
+
+        Raises:
+            AttachError: naming the parameter.
+        """
+        for name, module, members in self._modules:
+            if _members(module) != members:
+                raise self._changed(f"A parameter or layer of '{name or 'the model'}'", "replaced")
+        for name, parameter in self._frozen:
+            if parameter.requires_grad:
+                raise self._changed(f"Parameter '{name}'", "unfrozen")
+        for name, parameter in self._bound:
+            if not parameter.requires_grad:
+                raise self._changed(f"Parameter '{name}'", "frozen")
+        if self._in_optimizer() != self._held:
+            raise self._changed("The optimizer's list of parameters", "changed")
+
+    def _in_optimizer(self) -> list[int]:
+        return [id(each) for group in self._optimizer.param_groups for each in group["params"]]
+
+    @staticmethod
+    def _changed(what: str, how: str) -> AttachError:
+        return AttachError(
+            f"{what} was {how} after attach, so it would train without a bound or not at all. "
+            "detach(), change the model, then attach again."
         )
+
+
+def _members(module: nn.Module) -> list[int]:
+    """The parameters and layers of one module, by identity."""
+    return [*map(id, module._parameters.values()), *map(id, module._modules.values())]
 
 
 def _trainable(module: nn.Module) -> bool:

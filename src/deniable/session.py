@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from deniable.accounting import spent
 from deniable.batches import Drawn, Piece, batches, examples_in, fingerprint
 from deniable.bounds import Bound, Clip, Observed
-from deniable.eligibility import bound_parameters, check_unchanged
+from deniable.eligibility import Unchanged, bound_parameters
 from deniable.errors import AttachError, CheckpointError, PlanError, StepError
 from deniable.gradients import Capture, Groups
 from deniable.grouping import Example, Unit
@@ -123,7 +123,6 @@ class PrivateSession:
         self.plan, self.steps = plan, 0
         self.seeded, self.secure = seed is not None, secure
         self.run_id = run_id or uuid.uuid4().hex[:12]
-        self._model, self._optimizer = model, optimizer
         self._bound, self._unit = bound, unit
         self._denominator = unit.denominator(plan.batch_size)
         self._loss_reduction = loss_reduction
@@ -154,6 +153,7 @@ class PrivateSession:
         self._releasing = False
         self._sums: dict[str, Tensor] | None = None
         self._observed: list[Observed] = []
+        self._unchanged = Unchanged(model, optimizer, self._parameters)
         self._capture = Capture(model, self._parameters, measure=seed is None)
         self._hook = optimizer.register_step_pre_hook(self._before_step)
 
@@ -270,7 +270,7 @@ class PrivateSession:
                 "optimizer.step() expects a batch from `for ... in private.batches(data)` and one "
                 "backward pass before each step; no batch is open. One step belongs to each batch."
             )
-        check_unchanged(self._model, self._optimizer, self._parameters)
+        self._unchanged.check()
         self._finish_piece(self._piece)
         if self._piece.last:
             self._release(self._piece)

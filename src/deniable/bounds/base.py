@@ -45,6 +45,9 @@ class Gradients(Protocol):
     def squared_norms(self) -> dict[str, Tensor]:
         """The squared norm of each unit's gradient, shape `(units,)`, by parameter used."""
 
+    def norms(self) -> Tensor:
+        """The norm of each unit's whole gradient, shape `(units,)`."""
+
     def weighted_sum(self, weights: Tensor) -> dict[str, Tensor]:
         """`sum_i weights[i] * gradient_i` of every parameter."""
 

@@ -45,12 +45,7 @@ class Clip(Bound):
 
     def __call__(self, gradients: Gradients) -> tuple[BoundedSum, Observed]:
         """The clipped sum, and this batch's norms (not private)."""
-        squared = list(gradients.squared_norms().values())
-        if not squared:
-            squared = [next(iter(gradients.parameters.values())).new_zeros(gradients.units)]
-        device = squared[0].device
-        norms = sum(each.to(device) for each in squared[1:]) + squared[0]
-        norms = norms.sqrt_()
+        norms = gradients.norms()
         factors = self.norm / norms.clamp(min=self.norm)
         finite = torch.isfinite(norms)
         if not bool(finite.all()):

@@ -110,13 +110,14 @@ class Capture:
             )
         self.receipts += 1
 
-    def add(self, argument: object, contribution: Contribution) -> None:
+    def add(self, argument: Tensor, contribution: Contribution) -> None:
         """Keep what one use adds to the gradients of an argument, if that is bound."""
         if self.slot(argument) is None:
             return
         if self._groups is not None:
             contribution = self._groups.merge(contribution)
-        reduced = self.chooser.reduced(contribution)
+        units = len(self._groups.sizes) if self._groups else self._rows or 0
+        reduced = self.chooser.reduced(contribution, units, argument.numel())
         self._found.setdefault(id(argument), []).append(reduced)
 
     def collect(self, scale: float) -> PerUnitGradients:

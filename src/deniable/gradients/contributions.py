@@ -16,9 +16,12 @@ Shapes: `n` units, `T` positions per unit.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,6 +50,18 @@ class Contribution(ABC):
     @abstractmethod
     def dense(self) -> Dense:
         """One gradient per unit."""
+
+    def ways(self) -> dict[str, Callable[[], Contribution]]:
+        """Every form with the same norms and sums, by the name of the strategy."""
+        return {"as it is": lambda: self}
+
+    def counts(self) -> dict[str, float]:
+        """About how many multiplications each way takes for one unit's norm and sum."""
+        return dict.fromkeys(self.ways(), 0.0)
+
+    def kind(self) -> tuple[Any, ...]:
+        """What decides the cost of the ways, apart from the number of units."""
+        return (type(self).__name__,)
 
     @abstractmethod
     def only(self, keep: Tensor) -> Contribution:
@@ -109,6 +124,28 @@ class Outer(Contribution):
     def left_size(self) -> int:
         """`L`."""
         return self.left.size if isinstance(self.left, OneHot) else self.left.shape[2]
+
+    def ways(self) -> dict[str, Callable[[], Contribution]]:
+        """Rank one, where a unit has one position; else Gram matrices or one gradient per unit."""
+        if self.positions == 1:
+            return {"rank one": lambda: self}
+        return {"gram": lambda: self, "instantiate": self.dense}
+
+    def counts(self) -> dict[str, float]:
+        """See `Contribution.counts`."""
+        if self.positions == 1:
+            return {"rank one": 1.0}
+        right, size, rows = self.right.shape[2], math.prod(self.shape), self.positions
+        if isinstance(self.left, OneHot):
+            return {"gram": float(rows**2 * right), "instantiate": 3.0 * size}
+        gram = float(rows**2 * (self.left_size + right) + rows * size)
+        return {"gram": gram, "instantiate": float(rows * size + 3 * size)}
+
+    def kind(self) -> tuple[Any, ...]:
+        """See `Contribution.kind`."""
+        left = "one-hot" if isinstance(self.left, OneHot) else "outer"
+        sizes = (self.positions, self.left_size, self.right.shape[2])
+        return (left, *sizes, str(self.right.dtype))
 
     def squared_norms(self) -> Tensor:
         """See `Contribution.squared_norms`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,9 +19,10 @@ from deniable.gradients.contributions import GRAM_ELEMENTS, Contribution, Dense,
 class Convolution(Contribution):
     """A convolution's weight gradient, from its input and the gradient of its output.
 
-    - *instantiate*: one grouped `convolution_backward`, in which every unit has groups of its own,
-      gives all units' gradients side by side, at about the cost of one plain weight gradient
-      (Rochette, Manoel & Tramel, 2019, section 3).
+    - *instantiate*: *grouped*, one `convolution_backward` in which every unit has groups of its own
+      (Rochette, Manoel & Tramel, 2019, section 3); *swapped*, the same as a forward convolution;
+      *offsets* and *patches*, matrix products over shifted or copied windows. Each is the fastest
+      for some shapes.
     - *Gram*: the inner product of two patches is a sum over kernel offsets of inner products of
       single pixels, so the Gram matrix of patches is a sum of shifted slices of the pixels' own,
       `k^d` times cheaper than unfolding.
@@ -66,20 +68,51 @@ class Convolution(Contribution):
         )
 
     @property
-    def has_gram(self) -> bool:
-        """Whether the Gram form exists: one position per unit and one group."""
-        return self.groups == 1 and self.input.shape[1] == 1
-
-    @property
     def positions(self) -> int:
         """How many patches a unit has."""
         return self.input.shape[1] * math.prod(self.grad.shape[3:])
 
+    def ways(self) -> dict[str, Callable[[], Contribution]]:
+        """Four ways to instantiate, and Gram matrices; with groups or positions, one way."""
+        if self.groups > 1 or self.input.shape[1] > 1:
+            return {"grouped": self.dense}
+        return {
+            "gram": lambda: self,
+            "grouped": self.dense,
+            "swapped": self._swapped,
+            "offsets": self._by_offset,
+            "patches": self._by_patch,
+        }
+
+    def counts(self) -> dict[str, float]:
+        """See `Contribution.counts`; weighted by how well each way keeps the machine busy."""
+        positions, size, channels = self.positions, math.prod(self.shape), self.input.shape[2]
+        pixels = math.prod(
+            length + 2 * pad for length, pad in zip(self.input.shape[3:], self.padding, strict=True)
+        )
+        one = float(positions * size)
+        patches = positions * size / self.shape[0]
+        counts = {
+            "gram": one + pixels**2 * channels + positions**2 * self.shape[0],
+            "grouped": one * (1 if positions > 200 else 4),
+            "swapped": one * max(1.0, channels / 8),
+            "offsets": one * 1.5 + 30 * patches,
+            "patches": one * 1.5 + 60 * patches,
+        }
+        return {way: counts[way] + 3 * size for way in self.ways()}
+
+    def kind(self) -> tuple[Any, ...]:
+        """See `Contribution.kind`."""
+        return (
+            "convolution", tuple(self.shape), tuple(self.input.shape[1:]),
+            tuple(self.grad.shape[3:]), tuple(self.stride), tuple(self.dilation), self.groups,
+            str(self.grad.dtype),
+        )  # fmt: skip
+
     def dense(self) -> Dense:
-        """See `Contribution.dense`."""
+        """One grouped weight gradient, in which every unit and position has its own groups."""
         n, positions = self.input.shape[:2]
         folded = n * positions
-        # (n, T, C, ...) -> (1, n*T*C, ...): every unit and position becomes its own set of groups.
         gradient = self._weight_gradient(
             self.input.reshape(1, -1, *self.input.shape[3:]),
             self.grad.reshape(1, -1, *self.grad.shape[3:]),
@@ -88,11 +121,64 @@ class Convolution(Contribution):
         values = gradient.view(n, positions, *self.shape)
         return Dense(values[:, 0] if positions == 1 else accurate(values).sum(1))
 
+    def _swapped(self) -> Dense:
+        """The weight gradient as a forward convolution whose kernel is the output gradient."""
+        n, _, channels, *_ = self.input.shape
+        forward = (F.conv1d, F.conv2d, F.conv3d)[len(self.stride) - 1]
+        result = forward(
+            self.input[:, 0].transpose(0, 1),
+            self.grad.reshape(n * self.shape[0], 1, *self.grad.shape[3:]),
+            stride=self.dilation,
+            padding=self.padding,
+            dilation=self.stride,
+            groups=n,
+        )
+        for dim, size in enumerate(self.shape[2:], start=2):
+            result = result.narrow(dim, 0, size)
+        values = result.reshape(channels, n, self.shape[0], *self.shape[2:])
+        return Dense(values.permute(1, 2, 0, *range(3, values.ndim)).contiguous())
+
+    def _by_offset(self) -> Dense:
+        """One batched matrix product for each offset of the kernel."""
+        n, _, channels, *_ = self.input.shape
+        x, g = self._padded(), self.grad[:, 0].flatten(2)
+        kernel = self.shape[2:]
+        values = g.new_empty(*kernel, n, self.shape[0], channels)
+        for offset in itertools.product(*(range(size) for size in kernel)):
+            window = x[(slice(None), slice(None), *self._window(offset))].reshape(n, channels, -1)
+            torch.bmm(g, window.transpose(1, 2), out=values[offset])
+        d = len(kernel)
+        return Dense(values.permute(d, d + 1, d + 2, *range(d)).contiguous())
+
+    def _by_patch(self) -> Dense:
+        """One batched matrix product with the patches copied side by side."""
+        n, _, channels, *_ = self.input.shape
+        x, kernel, out = self._padded().contiguous(), self.shape[2:], self.grad.shape[3:]
+        strides = x.stride()
+        steps = [stride * each for stride, each in zip(strides[2:], self.stride, strict=True)]
+        taps = [stride * each for stride, each in zip(strides[2:], self.dilation, strict=True)]
+        patches = x.as_strided(
+            (n, *out, channels, *kernel), (strides[0], *steps, strides[1], *taps)
+        ).reshape(n, math.prod(out), -1)
+        return Dense(torch.bmm(self.grad[:, 0].flatten(2), patches).view(n, *self.shape))
+
+    def _padded(self) -> Tensor:
+        x = self.input[:, 0]
+        amounts = [each for size in reversed(self.padding) for each in (size, size)]
+        return F.pad(x, amounts) if any(amounts) else x
+
+    def _window(self, offset: tuple[int, ...]) -> tuple[slice, ...]:
+        """The pixels that meet one offset of the kernel, one for each output position."""
+        return tuple(
+            slice(o * d, o * d + (length - 1) * s + 1, s)
+            for o, d, s, length in zip(
+                offset, self.dilation, self.stride, self.grad.shape[3:], strict=True
+            )
+        )
+
     def squared_norms(self) -> Tensor:
         """See `Contribution.squared_norms`; by Gram matrices."""
-        x, g = accurate(self.input[:, 0]), accurate(self.grad[:, 0])
-        amounts = [each for size in reversed(self.padding) for each in (size, size)]
-        x = F.pad(x, amounts) if any(amounts) else x
+        x, g = accurate(self._padded()), accurate(self.grad[:, 0])
         pairs = math.prod(x.shape[2:]) ** 2
         chunk = max(1, GRAM_ELEMENTS // pairs)
         parts = [
@@ -103,15 +189,11 @@ class Convolution(Contribution):
 
     def _gram_norms(self, x: Tensor, g: Tensor) -> Tensor:
         """`sum_{s,t} <g_s, g_t> sum_offsets <x_{s + o}, x_{t + o}>`."""
-        n, out = len(x), g.shape[2:]
         flat = x.flatten(2)
-        pixels = torch.bmm(flat.transpose(1, 2), flat).view(n, *x.shape[2:], *x.shape[2:])
+        pixels = torch.bmm(flat.transpose(1, 2), flat).view(len(x), *x.shape[2:], *x.shape[2:])
         patches: Tensor | None = None
         for offset in itertools.product(*(range(size) for size in self.shape[2:])):
-            window = tuple(
-                slice(o * d, o * d + (length - 1) * s + 1, s)
-                for o, d, s, length in zip(offset, self.dilation, self.stride, out, strict=True)
-            )
+            window = self._window(offset)
             shifted = pixels[(slice(None), *window, *window)]
             patches = shifted.clone() if patches is None else patches.add_(shifted)
         assert patches is not None

@@ -55,8 +55,11 @@ class Layout:
         return size == n if self.fold is Fold.PLAIN else size != n and size % n == 0
 
 
+_LAYOUTS = [
+    [Layout(dim, fold) for fold in (Fold.PLAIN, Fold.OUTER, Fold.INNER)] for dim in range(64)
+]
 WHOLE = Layout(0, Fold.WHOLE)
-FIRST = Layout(0, Fold.PLAIN)
+FIRST = _LAYOUTS[0][0]
 
 
 def candidates(tensor: Tensor, n: int, features: int = 0) -> list[Layout]:
@@ -66,12 +69,13 @@ def candidates(tensor: Tensor, n: int, features: int = 0) -> list[Layout]:
     """
     if n == 1:
         return [WHOLE]
-    return [
-        Layout(dim, fold)
-        for dim in range(tensor.ndim - features)
-        for fold in (Fold.PLAIN, Fold.OUTER, Fold.INNER)
-        if tensor.shape[dim] and Layout(dim, fold).fits(tensor, n, features)
-    ]
+    found: list[Layout] = []
+    for dim, size in enumerate(tensor.shape[: tensor.ndim - features]):
+        if size == n:
+            found.append(_LAYOUTS[dim][0])
+        elif n and size and size % n == 0:
+            found += _LAYOUTS[dim][1:]
+    return found
 
 
 def confined(changed: Tensor, layout: Layout, unit: int, n: int) -> bool:

@@ -28,10 +28,20 @@ class PerUnitGradients:
 
     def squared_norms(self) -> dict[str, Tensor]:
         """The squared norm of each unit's gradient, shape `(units,)`, for each parameter used."""
-        return {
-            name: contribution.squared_norms() * self.scale**2
-            for name, contribution in self.contributions.items()
-        }
+        return {name: raw * self.scale**2 for name, raw in self._raw_norms().items()}
+
+    def norms(self) -> Tensor:
+        """The norm of each unit's whole gradient, shape `(units,)`, on the first one's device."""
+        raw = list(self._raw_norms().values())
+        if not raw:
+            return next(iter(self.parameters.values())).new_zeros(self.units)
+        total = raw[0]
+        for each in raw[1:]:
+            total = total + each.to(total.device)
+        return total.sqrt() * self.scale
+
+    def _raw_norms(self) -> dict[str, Tensor]:
+        return {name: each.squared_norms() for name, each in self.contributions.items()}
 
     def weighted_sum(self, weights: Tensor) -> dict[str, Tensor]:
         """`sum_i weights[i] * gradient_i` for every parameter; zeros for those not used.

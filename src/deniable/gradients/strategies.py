@@ -1,9 +1,8 @@
 """Which way to a norm: chosen for each kind of use by measuring, and remembered.
 
-Two ways lead to the same numbers: keep the factors and compute norms from Gram matrices, or
-instantiate one gradient per unit. Which is faster depends on the shapes, the kernels and the
-machine, so the first use of a shape tries both. A seeded run must give the same bits every time, so
-it counts multiplications instead.
+Several ways lead to the same numbers. Which is fastest depends on the shapes, the kernels and the
+machine, so the first use of a shape tries them all. A seeded run must give the same bits every
+time, so it counts multiplications instead.
 """
 
 from __future__ import annotations
@@ -15,24 +14,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from deniable.gradients.contributions import Contribution, Dense, OneHot, Outer
-from deniable.gradients.convolution import Convolution
+from deniable.gradients.contributions import Contribution, Dense
 
 # Per-unit gradients of one parameter may take so many elements; beyond, the factors are kept.
 DENSE_ELEMENTS = 1 << 26
-REPETITIONS = 2
+# A way that takes this many times the multiplications of another is not worth trying.
+HOPELESS = 12
+REPETITIONS = 3
 
-Shapes = tuple[Any, ...]
+Kind = tuple[Any, ...]
 
 
 @dataclass
 class Choice:
-    """One kind of use: which way was taken, and what each way took.
+    """How one kind of use is dealt with.
 
     Attributes:
-        way: "rank one", "gram" or "instantiate".
+        way: the strategy, one of `Contribution.ways`.
         milliseconds: of norms and weighted sum, by way; empty where nothing was measured.
     """
 
@@ -44,59 +43,47 @@ class Chooser:
     """Turns contributions into the form in which their norms and sum are cheapest.
 
     Args:
-        measure: try both ways; otherwise compare counts of multiplications.
+        measure: try the ways; otherwise compare counts of multiplications.
+        force: take this way wherever it exists, for tests.
     """
 
-    def __init__(self, measure: bool) -> None:
-        self.measure = measure
-        self.choices: dict[Shapes, Choice] = {}
+    def __init__(self, measure: bool, force: str | None = None) -> None:
+        self.measure, self.force = measure, force
+        self.choices: dict[Kind, Choice] = {}
 
-    def reduced(self, contribution: Contribution, forced: str | None = None) -> Contribution:
-        """The contribution as its strategy wants it; memory that is not needed is let go."""
+    def reduced(self, contribution: Contribution, units: int, size: int) -> Contribution:
+        """The contribution as its strategy wants it; what that does not need is let go.
+
+        Args:
+            contribution: of one use.
+            units: how many units it holds.
+            size: elements of the parameter.
+        """
         if isinstance(contribution, Dense):
             return contribution
-        if not isinstance(contribution, (Outer, Convolution)):
-            return contribution
-        way = forced or self._way(contribution)
-        if way == "instantiate" or not _has_factors(contribution):
-            return contribution.dense()
-        return contribution
-
-    def _way(self, contribution: Outer | Convolution) -> str:
-        if isinstance(contribution, Outer) and contribution.positions == 1:
-            return "rank one"
-        if not _has_factors(contribution):
-            return "instantiate"
-        key = describe(contribution)
+        ways = contribution.ways()
+        if self.force in ways:
+            return ways[self.force]()
+        if len(ways) == 1:
+            return next(iter(ways.values()))()
+        if units * size > DENSE_ELEMENTS and "gram" in ways:
+            return ways["gram"]()
+        key = contribution.kind()
         choice = self.choices.get(key)
         if choice is None:
             choice = self.choices[key] = self._choose(contribution)
-        units = (
-            contribution.right.shape[0]
-            if isinstance(contribution, Outer)
-            else len(contribution.input)
-        )
-        if choice.way == "instantiate" and units * math.prod(contribution.shape) > DENSE_ELEMENTS:
-            return "gram"
-        return choice.way
+        return ways[choice.way]()
 
-    def _choose(self, contribution: Outer | Convolution) -> Choice:
-        units = (
-            contribution.right.shape[0]
-            if isinstance(contribution, Outer)
-            else len(contribution.input)
-        )
-        if units * math.prod(contribution.shape) > DENSE_ELEMENTS:
-            return Choice("gram")
-        gram, instantiate = multiplications(contribution)
-        ratio = gram / max(1, instantiate)
-        if not self.measure or not 1 / 30 < ratio < 30:
-            return Choice("gram" if ratio <= 1 else "instantiate")
-        ways: dict[str, Callable[[], Contribution]] = {
-            "gram": lambda: contribution,
-            "instantiate": contribution.dense,
+    def _choose(self, contribution: Contribution) -> Choice:
+        counts = contribution.counts()
+        least = min(counts.values())
+        if not self.measure:
+            return Choice(min(counts, key=lambda way: counts[way]))
+        took = {
+            name: _milliseconds(way)
+            for name, way in contribution.ways().items()
+            if counts[name] <= HOPELESS * least
         }
-        took = {name: _milliseconds(way) for name, way in ways.items()}
         return Choice(min(took, key=lambda name: took[name]), took)
 
     def state(self) -> list[dict[str, Any]]:
@@ -109,48 +96,14 @@ class Chooser:
     def restore(self, state: list[dict[str, Any]]) -> None:
         """Take the choices that `state` returned."""
         self.choices = {
-            _as_key(each["use"]): Choice(each["way"], dict(each["milliseconds"])) for each in state
+            _as_kind(each["use"]): Choice(each["way"], dict(each["milliseconds"])) for each in state
         }
 
 
-def _as_key(values: Any) -> Any:
-    return tuple(_as_key(each) for each in values) if isinstance(values, (list, tuple)) else values
-
-
-def describe(contribution: Outer | Convolution) -> Shapes:
-    """What decides the cost, apart from the number of units, which varies from batch to batch."""
-    if isinstance(contribution, Convolution):
-        c = contribution
-        return (
-            "convolution", tuple(c.shape), tuple(c.input.shape[1:]), tuple(c.grad.shape[3:]),
-            tuple(c.stride), tuple(c.dilation), str(c.grad.dtype),
-        )  # fmt: skip
-    kind = "rows" if isinstance(contribution.left, OneHot) else "outer"
-    return (
-        kind, contribution.positions, contribution.left_size, contribution.right.shape[2],
-        str(contribution.right.dtype),
-    )  # fmt: skip
-
-
-def multiplications(contribution: Outer | Convolution) -> tuple[int, int]:
-    """Of the norms by Gram matrices, and of instantiating, for one unit.
-
-    Keeping factors costs one plain weight gradient more in the end, for the sum.
-    """
-    positions, size = contribution.positions, math.prod(contribution.shape)
-    if isinstance(contribution, Convolution):
-        pixels = math.prod(contribution.input.shape[3:]) + sum(contribution.padding)
-        gram = pixels**2 * contribution.input.shape[2] + positions**2 * contribution.shape[0]
-        return gram + positions * size, positions * size + 3 * size
-    right = contribution.right.shape[2]
-    if isinstance(contribution.left, OneHot):
-        return positions**2 * right, 3 * size
-    gram = positions**2 * (contribution.left_size + right)
-    return gram + positions * size, positions * size + 3 * size
-
-
-def _has_factors(contribution: Outer | Convolution) -> bool:
-    return not isinstance(contribution, Convolution) or contribution.has_gram
+def _as_kind(values: Any) -> Any:
+    if isinstance(values, (list, tuple)):
+        return tuple(_as_kind(each) for each in values)
+    return values
 
 
 def _milliseconds(way: Callable[[], Contribution]) -> float:
@@ -161,11 +114,7 @@ def _milliseconds(way: Callable[[], Contribution]) -> float:
         form = way()
         norms = form.squared_norms()
         result = form.weighted_sum(torch.ones_like(norms))
-        _wait(result)
+        if result.is_cuda:
+            torch.cuda.synchronize(result.device)
         best = min(best, 1000 * (time.perf_counter() - started))
     return best
-
-
-def _wait(result: Tensor) -> None:
-    if result.is_cuda:
-        torch.cuda.synchronize(result.device)
