@@ -106,7 +106,7 @@ def test_rows_mixed_before_a_layer_raise() -> None:
             return self.parts["b"](self.parts["a"](x).mean(0))
 
     mixing = Mixing()
-    with pytest.raises(CaptureError, match=r"'parts\.b\.bias', 'parts\.b\.weight'.*mixed"):
+    with pytest.raises(CaptureError, match=r"'parts\.b\.weight', 'parts\.b\.bias'.*mixed"):
         step(mixing, lambda x: mixing(x).mean(), torch.randn(7, 4))
 
 

@@ -29,7 +29,7 @@ from deniable.gradients.contributions import Contribution, Several
 from deniable.gradients.groups import Groups
 from deniable.gradients.mode import Watch
 from deniable.gradients.per_unit import PerUnitGradients
-from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, probe
+from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, describe, probe
 from deniable.gradients.strategies import Chooser
 from deniable.gradients.tree import tensors_in
 from deniable.gradients.use import Derived, Function, Use
@@ -54,6 +54,7 @@ class Capture:
         self._derived: dict[int, Derived] = {}
         self._found: dict[int, list[Contribution]] = {}
         self._groups: Groups | None = None
+        self._anchor = torch.zeros((), requires_grad=True)
         self.receipts = 0
         self._foreign: list[tuple[int, ...]] = []
         self._verdicts: dict[tuple[Any, ...], Verdict] = {}
@@ -143,16 +144,18 @@ class Capture:
         """The name of a bound parameter, or the derived parameter, that an argument is."""
         return self._names.get(id(argument)) or self._derived.get(id(argument))
 
+    def names_of(self, argument: object) -> tuple[str, ...]:
+        """The bound parameters behind one argument, by name; none if it is not bound."""
+        name = self._names.get(id(argument))
+        if name is not None:
+            return (name,)
+        derived = self._derived.get(id(argument))
+        return derived.names if derived is not None else ()
+
     def names_in(self, args: Any, kwargs: Any) -> list[str]:
-        """The bound parameters behind the arguments of a call, by name."""
-        names: list[str] = []
-        for leaf in tensors_in(args, kwargs):
-            slot = self.slot(leaf)
-            if isinstance(slot, Derived):
-                names += self.names_in(slot.args, slot.kwargs)
-            elif slot is not None:
-                names.append(f"'{slot}'")
-        return sorted(set(names))
+        """The bound parameters behind the arguments of a call, quoted for a message."""
+        names = [name for leaf in tensors_in(args, kwargs) for name in self.names_of(leaf)]
+        return sorted({f"'{name}'" for name in names})
 
     @contextmanager
     def observing(
@@ -173,7 +176,7 @@ class Capture:
             self._verdicts.update(probe(self, forward))
         if key not in self._verdicts:
             raise CaptureError(
-                f"{key[1]} on parameter {', '.join(key[2])} did not happen again when the "
+                f"{describe(key)} did not happen again when the "
                 "model ran twice on the same batch, so its batch dimension could not be found. "
                 "Make the order of calls in forward depend on nothing but the batch's shape."
             )
@@ -184,7 +187,7 @@ class Capture:
     def _enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._rows is None or self._mode or not (model.training and torch.is_grad_enabled()):
             return
-        forward = ForwardCall(model, args, kwargs, self._rows)
+        forward = ForwardCall(model, args, kwargs, self._rows, self._anchor)
         if forward.shapes and not forward.inputs:
             self._foreign = forward.shapes
             return
@@ -255,17 +258,18 @@ class Capture:
         self, value: Tensor, function: Function, args: Any, kwargs: Any, output: int | None
     ) -> Tensor:
         leaf = value.detach().requires_grad_()
-        names = " and ".join(self.names_in(args, kwargs))
+        names = tuple(name for each in tensors_in(args, kwargs) for name in self.names_of(each))
+        quoted = " and ".join(sorted({f"'{name}'" for name in names}))
 
         def raise_escape(_: Tensor) -> None:
             raise CaptureError(
-                f"A gradient reached a value computed from parameter {names} alone by a path that "
+                f"A gradient reached a value computed from parameter {quoted} alone by a path that "
                 "the per-unit rules did not see (a penalty on weights, say). Use the optimizer's "
                 "weight_decay, which costs no privacy, or move the computation into forward."
             )
 
         leaf.register_hook(raise_escape)  # type: ignore[no-untyped-call]
-        self._derived[id(leaf)] = Derived(leaf, function, args, kwargs, output)
+        self._derived[id(leaf)] = Derived(leaf, function, args, kwargs, output, names)
         return leaf
 
 

@@ -39,9 +39,16 @@ GRAM_ELEMENTS = 1 << 23
 class Contribution(ABC):
     """The gradients of `n` units with respect to one parameter, in some factored form."""
 
-    @abstractmethod
+    _norms: Tensor | None = None
+
     def squared_norms(self) -> Tensor:
-        """The squared L2 norm of each unit's gradient, shape `(n,)`."""
+        """The squared L2 norm of each unit's gradient, shape `(n,)`; computed once."""
+        if self._norms is None:
+            self._norms = self._squared_norms()
+        return self._norms
+
+    @abstractmethod
+    def _squared_norms(self) -> Tensor: ...
 
     @abstractmethod
     def weighted_sum(self, weights: Tensor) -> Tensor:
@@ -74,8 +81,7 @@ class Dense(Contribution):
 
     values: Tensor
 
-    def squared_norms(self) -> Tensor:
-        """See `Contribution.squared_norms`."""
+    def _squared_norms(self) -> Tensor:
         norms: Tensor = torch.linalg.vector_norm(accurate(self.values).flatten(1), dim=1)
         return norms.square()
 
@@ -147,8 +153,7 @@ class Outer(Contribution):
         sizes = (self.positions, self.left_size, self.right.shape[2])
         return (left, *sizes, str(self.right.dtype))
 
-    def squared_norms(self) -> Tensor:
-        """See `Contribution.squared_norms`."""
+    def _squared_norms(self) -> Tensor:
         return inner_products(self, self)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
@@ -240,8 +245,8 @@ class Several(Contribution):
 
     parts: list[Contribution]
 
-    def squared_norms(self) -> Tensor:
-        """See `Contribution.squared_norms`: cross terms between the uses included."""
+    def _squared_norms(self) -> Tensor:
+        """Cross terms between the uses included."""
         outers = [part for part in self.parts if isinstance(part, Outer)]
         if len(outers) < len(self.parts):
             return self.dense().squared_norms()

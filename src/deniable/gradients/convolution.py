@@ -93,7 +93,9 @@ class Convolution(Contribution):
         one = float(positions * size)
         patches = positions * size / self.shape[0]
         counts = {
-            "gram": one + pixels**2 * channels + positions**2 * self.shape[0],
+            "gram": one
+            + pixels**2 * channels
+            + positions**2 * (self.shape[0] + 4 * math.prod(self.shape[2:])),
             "grouped": one * (1 if positions > 200 else 4),
             "swapped": one * max(1.0, channels / 8),
             "offsets": one * 1.5 + 30 * patches,
@@ -176,8 +178,8 @@ class Convolution(Contribution):
             )
         )
 
-    def squared_norms(self) -> Tensor:
-        """See `Contribution.squared_norms`; by Gram matrices."""
+    def _squared_norms(self) -> Tensor:
+        """By Gram matrices."""
         x, g = accurate(self._padded()), accurate(self.grad[:, 0])
         pairs = math.prod(x.shape[2:]) ** 2
         chunk = max(1, GRAM_ELEMENTS // pairs)

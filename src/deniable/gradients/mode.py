@@ -14,10 +14,10 @@ from torch.overrides import TorchFunctionMode
 from deniable.errors import CaptureError
 from deniable.gradients.bags import embedding_bag
 from deniable.gradients.layout import Fold, candidates
-from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict
+from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, describe
 from deniable.gradients.recurrent import RECURRENT
 from deniable.gradients.rules import RULES
-from deniable.gradients.tree import tensors_in, with_tensors
+from deniable.gradients.tree import tensors_in
 from deniable.gradients.use import Function, Source, Use
 
 if TYPE_CHECKING:
@@ -106,15 +106,14 @@ class Watch(TorchFunctionMode):
         capture, forward, n = self.capture, self.forward, self.forward.rows
         if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
             capture.expect_recomputation()
-        data = [leaf for leaf in tensors_in(args, kwargs) if capture.slot(leaf) is None]
-        key = self._key(func, args, kwargs)
-
-        def detached(leaf: Tensor) -> Tensor:
-            return leaf.detach() if capture.slot(leaf) is not None else leaf
-
+        data: list[Tensor] = []
+        names: list[str] = []
+        detached = [self._detached(each, data, names) for each in args]
+        options = {name: self._detached(each, data, names) for name, each in kwargs.items()}
+        key = self._key(func, names)
         flowing = any(leaf.requires_grad for leaf in data)
         with torch.set_grad_enabled(flowing):
-            result = func(*with_tensors(detached, args), **with_tensors(detached, kwargs))
+            result = func(*detached, **options)
         outputs = list(result) if isinstance(result, (tuple, list)) else [result]
         tensors = [leaf for leaf in outputs if isinstance(leaf, Tensor)]
         if not any(leaf.is_floating_point() or leaf.is_complex() for leaf in tensors):
@@ -128,9 +127,9 @@ class Watch(TorchFunctionMode):
                 outputs = [result]
         if constant and self._is_constant(key, tensors):
             return capture.derive_all(result, func, args, kwargs)
-        if carrying and n > 1 and not any(candidates(leaf, n) for leaf in data):
+        if carrying and n > 1 and not any(size % n == 0 for leaf in data for size in leaf.shape):
             raise CaptureError(
-                f"{key[1]} on parameter {', '.join(key[2])} met data in which no dimension holds "
+                f"{describe(key)} met data in which no dimension holds "
                 f"the batch's {n} rows: the rows were mixed before (a mean or sum over the batch?),"
                 " and a mixture cannot be bounded per row. Keep the batch dimension."
             )
@@ -164,9 +163,21 @@ class Watch(TorchFunctionMode):
             )
         return output, use
 
-    def _key(self, func: Function, args: Any, kwargs: Any) -> Key:
-        names = tuple(self.capture.names_in(args, kwargs))
-        site = (getattr(func, "__name__", str(func)), names)
+    def _detached(self, value: Any, data: list[Tensor], names: list[str]) -> Any:
+        """The argument without its bound parameters' gradients; what it holds is noted."""
+        if isinstance(value, Tensor):
+            found = self.capture.names_of(value)
+            if not found:
+                data.append(value)
+                return value
+            names += found
+            return value.detach()
+        if type(value) in (list, tuple):
+            return type(value)([self._detached(each, data, names) for each in value])
+        return value
+
+    def _key(self, func: Function, names: list[str]) -> Key:
+        site = (getattr(func, "__name__", str(func)), tuple(names))
         self.times[site] = self.times.get(site, -1) + 1
         return (self.times[site], *site)
 

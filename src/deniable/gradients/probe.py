@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 Key = tuple[Any, ...]
 
 
+def describe(key: Key) -> str:
+    """The function and the bound parameters of a call, for a message."""
+    return f"{key[1]} on parameter {', '.join(map(repr, key[2]))}"
+
+
 class ForwardCall:
     """One call of the model's forward on a drawn piece.
 
@@ -41,10 +46,15 @@ class ForwardCall:
     """
 
     def __init__(
-        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], rows: int
+        self,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        rows: int,
+        anchor: Tensor,
     ) -> None:
         self.model, self.args, self.kwargs, self.rows = model, args, kwargs, rows
-        self.anchor = torch.zeros((), requires_grad=True)
+        self.anchor = anchor
         leaves = tensors_in(args, kwargs)
         self.shapes = [tuple(leaf.shape) for leaf in leaves if leaf.ndim]
         self.inputs = {id(leaf) for leaf in leaves if rows == 0 or candidates(leaf, rows)}
@@ -159,8 +169,8 @@ def _layout(before: Tensor, after: Tensor, unit: int, n: int, key: Key) -> Layou
         if confined(changed, layout, unit, n):
             return layout
     raise CaptureError(
-        f"{key[1]} on parameter {', '.join(key[2])} met values of one row that depend on another "
-        "row of the batch, so no bound per row exists. Look for batch statistics, attention or "
+        f"{describe(key)} met values of one row that depend on another row of the batch, "
+        " so no bound per row exists. Look for batch statistics, attention or "
         "sums across the batch before this call."
     )
 
@@ -205,7 +215,7 @@ def _observe(
 ) -> Observation:  # fmt: skip
     """Run the model's forward once, leaving its buffers and the random state as they were."""
     seen = Observation(nudge=nudge)
-    call = ForwardCall(forward.model, args, kwargs, forward.rows)
+    call = ForwardCall(forward.model, args, kwargs, forward.rows, forward.anchor)
     with _undisturbed(forward.model), capture.observing(call, seen, verdicts):
         result = forward.model.forward(*args, **kwargs)
     seen.outputs = [

@@ -59,6 +59,11 @@ class Chooser:
             units: how many units it holds.
             size: elements of the parameter.
         """
+        form = self._form(contribution, units, size)
+        form.squared_norms()  # now, while its tensors are in the cache
+        return form
+
+    def _form(self, contribution: Contribution, units: int, size: int) -> Contribution:
         if isinstance(contribution, Dense):
             return contribution
         ways = contribution.ways()

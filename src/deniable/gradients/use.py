@@ -34,6 +34,7 @@ class Derived:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: int | None
+    names: tuple[str, ...]
 
 
 @dataclass(eq=False)
