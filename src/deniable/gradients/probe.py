@@ -170,7 +170,7 @@ def _layout(before: Tensor, after: Tensor, unit: int, n: int, key: Key) -> Layou
             return layout
     raise CaptureError(
         f"{describe(key)} met values of one row that depend on another row of the batch, "
-        " so no bound per row exists. Look for batch statistics, attention or "
+        "so no bound per row exists. Look for batch statistics, attention or "
         "sums across the batch before this call."
     )
 
