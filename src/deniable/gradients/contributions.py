@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -30,6 +31,13 @@ from torch import Tensor
 def accurate(tensor: Tensor) -> Tensor:
     """At least float32: half-precision gradients are squared and summed in float32."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def exactly(device: torch.device) -> AbstractContextManager[None]:
+    """A block in which autocast, should a backward pass run within it, rounds nothing."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 # How many elements of Gram matrices may exist at once; more units than fit come in chunks.
@@ -161,8 +169,9 @@ class Outer(Contribution):
         right = accurate(self.right)
         weights = weights.to(right.dtype)[:, None, None]
         if isinstance(self.left, OneHot):
-            total = right.new_zeros(self.left.size, right.shape[2])
-            total.index_add_(0, self.left.indices.flatten(), (right * weights).flatten(0, 1))
+            total: Tensor = torch.ops.aten.embedding_dense_backward(
+                right * weights, self.left.indices, self.left.size, -1, False
+            )
             return total.view(self.shape)
         left = accurate(self.left)
         if left.shape[2] <= right.shape[2]:

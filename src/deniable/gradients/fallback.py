@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from deniable.errors import CaptureError
-from deniable.gradients.contributions import Contribution, Dense, Outer
+from deniable.gradients.contributions import Contribution, Dense, OneHot, Outer, accurate
 
 if TYPE_CHECKING:
     from deniable.gradients.use import Derived, Use
@@ -33,18 +34,20 @@ _TRANSPOSES = {
 def per_unit_gradients(use: Use, position: int, grad: Tensor) -> Pairs:
     """`(parameter, Dense)` for every bound argument of a use, from the gradient of one output."""
     leaves, structure = tree_flatten((use.args, use.kwargs))
+    exact = [_accurate(leaf) for leaf in leaves]
     bound = [k for k, leaf in enumerate(leaves) if use.is_bound(leaf)]
     unique = list({id(leaves[k]): k for k in bound}.values())
     batched: dict[int, Tensor] = {}
     for k, leaf in enumerate(leaves):
         if isinstance(leaf, Tensor) and k not in bound and use.forward.carries_rows(leaf):
-            batched[k] = use.layout(leaf).split_keeping_rank(leaf.detach(), use.n)
+            batched[k] = use.layout(leaf).split_keeping_rank(exact[k], use.n)
     grads = use.layout(grad).split_keeping_rank(grad, use.n)
 
     def call(values: tuple[Tensor, ...], slices: dict[int, Tensor]) -> Tensor:
         by_id = {id(leaves[k]): value for k, value in zip(unique, values, strict=True)}
         filled = [
-            by_id[id(leaf)] if k in bound else slices.get(k, leaf) for k, leaf in enumerate(leaves)
+            by_id[id(leaf)] if k in bound else slices.get(k, exact[k])
+            for k, leaf in enumerate(leaves)
         ]
         args, kwargs = tree_unflatten(filled, structure)
         result = use.function(*args, **kwargs)
@@ -52,7 +55,7 @@ def per_unit_gradients(use: Use, position: int, grad: Tensor) -> Pairs:
         return output
 
     def one_unit(slices: dict[int, Tensor], one: Tensor) -> tuple[Tensor, ...]:
-        values = tuple(leaves[k].detach() for k in unique)
+        values = tuple(exact[k] for k in unique)
         output, pull, *_ = torch.func.vjp(lambda *each: call(each, slices), *values)
         return tuple(pull(one.to(output.dtype)))
 
@@ -82,26 +85,41 @@ def through(
         if isinstance(contribution, Outer) and isinstance(contribution.left, Tensor):
             yield parent, Outer(contribution.right, contribution.left, parent.shape)
             return
+    if derived.function is F.embedding and (*derived.args[2:], None)[0] is None:
+        index, table = derived.args[:2]
+        rows = contribution.dense().values.reshape(n, -1, table.shape[1])
+        repeated = OneHot(index.flatten().expand(n, -1), table.shape[0])
+        yield table, Outer(repeated, rows, table.shape)
+        return
     leaves, structure = tree_flatten((derived.args, derived.kwargs))
     bound = {id(leaf): k for k, leaf in enumerate(leaves) if slot(leaf) is not None}
 
+    exact = [_accurate(leaf) for leaf in leaves]
+
     def compute(*values: Tensor) -> Tensor:
         by_id = dict(zip(bound, values, strict=True))
-        filled = [by_id.get(id(leaf), leaf) for leaf in leaves]
+        filled = [by_id.get(id(leaf), each) for leaf, each in zip(leaves, exact, strict=True)]
         args, kwargs = tree_unflatten(filled, structure)
         result = derived.function(*args, **kwargs)
         value: Tensor = result if derived.output is None else result[derived.output]
         return value
 
     parents = [leaves[k] for k in bound.values()]
-    _, pull, *_ = torch.func.vjp(compute, *(parent.detach() for parent in parents))
-    values = contribution.dense().values.to(derived.value.dtype)
+    value, pull, *_ = torch.func.vjp(compute, *(exact[k] for k in bound.values()))
+    values = contribution.dense().values.to(value.dtype)
     if len(values) != n:
         raise CaptureError(f"Expected {n} per-unit gradients, got {len(values)}.")
     with _without_speed_warnings():
         gradients = torch.func.vmap(pull)(values)
     for parent, gradient in zip(parents, gradients, strict=True):
         yield parent, Dense(gradient)
+
+
+def _accurate(leaf: Any) -> Any:
+    """Half precision, autocast's included, is differentiated again in float32."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return accurate(leaf.detach()) if leaf.is_floating_point() else leaf.detach()
 
 
 @contextmanager
