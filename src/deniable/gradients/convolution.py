@@ -55,6 +55,7 @@ class Convolution(Contribution):
         """From the arguments of `torch.nn.functional.conv*d`, units and positions split off."""
         spatial = len(shape) - 2
         dilations = _per_dimension(dilation, spatial)
+        input, grad = accurate(input), accurate(grad)
         if isinstance(padding, str):
             input, padding = _pad_explicitly(input, padding, shape, dilations)
         return cls(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deniable.errors import CaptureError
 from deniable.gradients import fallback
-from deniable.gradients.contributions import Contribution
+from deniable.gradients.contributions import Contribution, exactly
 from deniable.gradients.layout import FIRST, WHOLE, Fold, Layout, candidates
 from deniable.gradients.probe import ForwardCall, Key, Verdict
 from deniable.gradients.rules import RULES
@@ -64,7 +64,7 @@ class Use:
         self.capture.receiving(self)
         if self.n:
             self._unchanged()
-            with torch.no_grad():
+            with torch.no_grad(), exactly(grad.device):
                 for argument, contribution in self._contributions(position, grad):
                     self.capture.add(argument, contribution)
         if not torch._C._autograd._get_current_graph_task_keep_graph():
