@@ -26,6 +26,7 @@ from torch.utils.hooks import RemovableHandle
 from deniable.errors import CaptureError
 from deniable.gradients import fallback
 from deniable.gradients.contributions import Contribution, Several
+from deniable.gradients.eager import allow_compiled, run_as_written
 from deniable.gradients.groups import Groups
 from deniable.gradients.mode import Watch
 from deniable.gradients.per_unit import PerUnitGradients
@@ -86,9 +87,11 @@ class Capture:
         """
         self.discard()
         self._rows, self._groups = rows, groups
+        run_as_written(self)
 
     def discard(self) -> None:
         """Forget everything captured and not yet collected."""
+        allow_compiled(self)
         self._found = {}
         self._groups = None
         self._derived.clear()
