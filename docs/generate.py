@@ -38,6 +38,7 @@ MODULES = (
     "deniable.isolation",
     "deniable.batchnorm",
     "deniable.eligibility",
+    "deniable.scaling",
     "deniable.gradients",
     "deniable.bounds",
     "deniable.noise",

@@ -21,13 +21,14 @@ from deniable.batches import Drawn, Piece, batches, examples_in, fingerprint
 from deniable.bounds import Bound, Clip, Observed
 from deniable.eligibility import Unchanged, bound_parameters
 from deniable.errors import AttachError, CheckpointError, PlanError, StepError
-from deniable.gradients import Capture, Groups
+from deniable.gradients import Capture, Groups, exactly
 from deniable.grouping import Example, Unit
 from deniable.ledger import Ledger
 from deniable.noise import Gaussian, noise_generator
 from deniable.plan import Plan
 from deniable.randomness import Streams
 from deniable.sampling import PoissonSampler
+from deniable.scaling import LossScale
 from deniable.units import BoundedSum, Sensitivity, Spent
 
 STATE_VERSION = 1
@@ -130,8 +131,8 @@ class PrivateSession:
         streams = Streams(seed)
         self._sampler = PoissonSampler(plan.examples, plan.batch_size, streams.numpy("sampling"))
         self._noise = Gaussian(plan.noise_multiplier)
-        device = next(iter(self._parameters.values())).device
-        self._generator = noise_generator(streams.key("noise"), device, secure)
+        self._device = next(iter(self._parameters.values())).device
+        self._generator = noise_generator(streams.key("noise"), self._device, secure)
         self._event = self._sampler.event(self._noise.event)
         self._owns_ledger = not isinstance(ledger, Ledger)
         self._ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
@@ -155,6 +156,7 @@ class PrivateSession:
         self._observed: list[Observed] = []
         self._unchanged = Unchanged(model, optimizer, self._parameters)
         self._capture = Capture(model, self._parameters, measure=seed is None)
+        self._loss_scale, self._scales = LossScale(optimizer), set[float]()
         self._hook = optimizer.register_step_pre_hook(self._before_step)
 
     # -- the user's loop -----------------------------------------------------------------------
@@ -250,6 +252,7 @@ class PrivateSession:
     def detach(self) -> None:
         """Give model and optimizer back as they were; unreleased reservations are settled."""
         self._hook.remove()
+        self._loss_scale.remove()
         self._capture.remove()
         self._run.settle()
         if self._owns_ledger:
@@ -271,15 +274,21 @@ class PrivateSession:
                 "backward pass before each step; no batch is open. One step belongs to each batch."
             )
         self._unchanged.check()
-        self._finish_piece(self._piece)
+        self._finish_piece(self._piece, self._loss_scale.take())
         if self._piece.last:
             self._release(self._piece)
         else:
             for parameter in self._parameters.values():
                 parameter.grad = None
 
-    def _finish_piece(self, piece: Piece) -> None:
+    def _finish_piece(self, piece: Piece, loss_scale: float = 1.0) -> None:
         """Bound the piece's per-unit gradients and add them to the running sum."""
+        self._scales.add(loss_scale)
+        if len(self._scales) > 1:
+            raise StepError(
+                "The pieces of one batch had losses of different scales. With a GradScaler, call "
+                "scaler.step(optimizer) and scaler.update(scaler.get_scale()) on every piece."
+            )
         if piece.rows and not self._capture.has_gradients:
             raise StepError(
                 f"optimizer.step() came before any backward pass on the drawn {piece.rows} rows. "
@@ -292,8 +301,8 @@ class PrivateSession:
                 "differ. Use one of them."
             )
         mean = self._loss_reduction == "mean" and not self._summed
-        with torch.no_grad():
-            gradients = self._capture.collect(scale=piece.rows if mean else 1.0)
+        with torch.no_grad(), exactly(self._device):
+            gradients = self._capture.collect((piece.rows if mean else 1.0) / loss_scale)
             bounded, observed = self._bound(gradients)
         if self._sums is None:
             self._sums, self._observed = bounded.sums, []
@@ -316,6 +325,7 @@ class PrivateSession:
         for name, parameter in self._parameters.items():
             parameter.grad = noisy[name].div_(self._denominator).to(parameter.dtype)
         self._sums, self._sampler_state = None, piece.sampler_state
+        self._scales.clear()
         self.steps += 1
         self._releasing = False
 
@@ -335,6 +345,7 @@ class PrivateSession:
         """Forget a logical batch that was not released; nothing of it was."""
         self._capture.discard()
         self._piece, self._sums, self._unstepped, self._summed = None, None, False, 0
+        self._scales.clear()
 
     # -- saved state ---------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ function without a rule.
 """
 
 from deniable.gradients.capture import Capture
+from deniable.gradients.contributions import exactly
 from deniable.gradients.groups import Groups
 from deniable.gradients.per_unit import PerUnitGradients
 
-__all__ = ["Capture", "Groups", "PerUnitGradients"]
+__all__ = ["Capture", "Groups", "PerUnitGradients", "exactly"]
