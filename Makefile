@@ -10,11 +10,11 @@ WORKERS ?= 2
 # `make demo SEED=0` repeats exactly; without a seed nobody can compute the noise again.
 SEEDED := $(if $(SEED),--seed $(SEED))
 
-# The tests and the benchmarks keep to one thread a process: workers would fight over the cores.
+# The tests keep to one thread a process: workers would fight over the cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs bench clean
+.PHONY: help setup demo test check docs bench growth clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -36,10 +36,15 @@ check: $(VENV)/.installed  ## Lint, format, types, layers, and the documentation
 	$(ONE_THREAD) $(BIN)/python -m pytest --quiet tests/test_documentation.py tests/test_pitfalls.py
 
 docs: $(VENV)/.installed  ## Write again what the pages repeat of the code: commands, names, tests
-	@$(BIN)/python docs/generate.py
+	@PYTHONPATH=. $(BIN)/python docs/generate.py
 
 bench: $(VENV)/.bench-installed  ## Measure speed and memory against plain PyTorch and Opacus
 	@$(BIN)/python -m benchmarks.run
+	@PYTHONPATH=. $(BIN)/python docs/generate.py
+
+growth: $(VENV)/.bench-installed  ## Measure how time and memory grow with batch, width, length and depth
+	@$(BIN)/python -m benchmarks.growth
+	@PYTHONPATH=. $(BIN)/python docs/generate.py
 
 clean:  ## Remove .venv and every cache; runs/ stays
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

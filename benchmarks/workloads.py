@@ -15,9 +15,11 @@ class Workload:
     """One row of the table.
 
     Attributes:
+        batch: rows in a batch.
         build: a fresh model.
         data: inputs and labels of so many rows.
         loss: mean over rows, from outputs and labels.
+        gpu_batch: rows that keep a large GPU busy.
     """
 
     name: str
@@ -25,6 +27,11 @@ class Workload:
     build: Callable[[], nn.Module]
     data: Callable[[int], tuple[Tensor, Tensor]]
     loss: Callable[[Tensor, Tensor], Tensor]
+    gpu_batch: int = 1024
+
+    def batch_on(self, device: str) -> int:
+        """The batch size that is measured there."""
+        return self.batch if device == "cpu" else self.gpu_batch
 
 
 def class_loss(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -171,10 +178,19 @@ def characters(n: int) -> tuple[Tensor, Tensor]:
 
 
 WORKLOADS = (
-    Workload("MLP 60-1000-10", 256, mlp, vectors, class_loss),
-    Workload("MNIST CNN", 256, mnist_cnn, digits, class_loss),
-    Workload("CIFAR CNN", 256, cifar_cnn, pictures, class_loss),
-    Workload("Transformer d128 L2", 64, Transformer, words, token_loss),
-    Workload("LSTM 256", 64, CharacterLSTM, characters, token_loss),
-    Workload("WRN-16-4", 32, WideResNet, pictures, class_loss),
+    Workload("MLP 60-1000-10", 256, mlp, vectors, class_loss, 16384),
+    Workload("MNIST CNN", 256, mnist_cnn, digits, class_loss, 8192),
+    Workload("CIFAR CNN", 256, cifar_cnn, pictures, class_loss, 2048),
+    Workload("Transformer d128 L2", 64, Transformer, words, token_loss, 512),
+    Workload("LSTM 256", 64, CharacterLSTM, characters, token_loss, 1024),
+    Workload("WRN-16-4", 32, WideResNet, pictures, class_loss, 512),
 )
+
+
+def chosen(name: str) -> list[Workload]:
+    """The workloads whose names contain this."""
+    found = [each for each in WORKLOADS if name.lower() in each.name.lower()]
+    if not found:
+        names = ", ".join(each.name for each in WORKLOADS)
+        raise SystemExit(f"No workload is called {name!r}. There are: {names}.")
+    return found

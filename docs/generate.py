@@ -1,7 +1,7 @@
 """Write again what the pages repeat of the code.
 
-That is all of `cli.md` and `api.md`, the lists of tests in `pitfalls.md`, and what commands answer
-in the README.
+That is all of `cli.md`, `api.md` and `speed.md`, the lists of tests in `pitfalls.md`, and in the
+README what commands answer and what the benchmarks found.
 
 `make docs` runs it; a test compares its answer with the pages, so they cannot drift from the code.
 """
@@ -22,6 +22,7 @@ from typing import Any
 import typer.testing
 
 import deniable
+from benchmarks.pages import results, speed_page, with_speed
 from deniable.cli import app
 
 DOCS = Path(__file__).parent
@@ -81,7 +82,8 @@ def pages() -> dict[Path, str]:
         DOCS / "cli.md": cli_page(),
         DOCS / "api.md": api_page(),
         DOCS / "pitfalls.md": pitfalls_page((DOCS / "pitfalls.md").read_text(encoding="utf-8")),
-        README: readme_page(README.read_text(encoding="utf-8")),
+        DOCS / "speed.md": speed_page(),
+        README: with_speed(readme_page(README.read_text(encoding="utf-8")), results("speed")),
     }
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = [command.name for command in app.registered_commands]
 
 
-@pytest.mark.parametrize("page", ["docs/cli.md", "docs/api.md", "README.md"])
+@pytest.mark.parametrize("page", ["docs/cli.md", "docs/api.md", "docs/speed.md", "README.md"])
 def test_a_generated_page_has_not_drifted_from_the_code(generate: ModuleType, page: str) -> None:
     path = ROOT / page
     assert path.read_text(encoding="utf-8") == generate.pages()[path], "`make docs` writes it again"

@@ -1,0 +1,136 @@
+"""Peak memory of a candidate, each in a fresh process.
+
+On a CPU torch's profiler reports every allocation and release of tensor memory, from before the
+model is built; their running sum is exact, and its maximum is the peak. What kernels allocate
+behind torch's back is not in it, so the process's peak resident memory is noted beside it. On a GPU
+the caching allocator keeps the same count.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from benchmarks.candidates import CANDIDATES, Setting
+from benchmarks.measure import WARM_UP
+
+STEPS = 2
+_MARK = "warm"
+_STATUS = Path("/proc/self/status")
+
+# Freed memory goes back to the system at once, or resident memory would say little.
+ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "0",
+    "MALLOC_ARENA_MAX": "1",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
+
+
+@contextmanager
+def process() -> Iterator[ProcessPoolExecutor]:
+    """A fresh process to measure in."""
+    os.environ.update(ENVIRONMENT)  # inherited by the process that is about to start
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+def peak(name: str, setting: Setting) -> dict[str, int | None]:
+    """Bytes at the peak, measured in a process of its own.
+
+    Returns:
+        `peak`: most bytes of tensors alive during a step: model, data and gradients included.
+        `first`: the same over the first steps, in which strategies are tried.
+        `resident`: how much resident memory the process holds at the peak of a step, beyond what
+        it held after a few steps on two rows (CPU on Linux; otherwise None).
+    """
+    with process() as pool:
+        # Resident memory first: the profiler fills memory with its own notes.
+        resident = pool.submit(_resident, name, setting, torch.get_num_threads()).result()
+        return {**tensors(name, setting, pool), "resident": resident}
+
+
+def tensors(name: str, setting: Setting, pool: ProcessPoolExecutor) -> dict[str, int | None]:
+    """`peak` and `first` alone, in a process that may serve for several of these."""
+    measure = _tensors if setting.device == "cpu" else _on_gpu
+    return pool.submit(measure, name, setting, torch.get_num_threads()).result()
+
+
+def _begin(threads: int) -> None:
+    torch.set_num_threads(threads)
+    warnings.simplefilter("ignore")  # Opacus warns at every step
+    gc.collect()
+
+
+def _on_gpu(name: str, setting: Setting, threads: int) -> dict[str, int | None]:
+    _begin(threads)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step = CANDIDATES[name](setting)
+    for _ in range(WARM_UP):
+        step.run()
+    first = torch.cuda.max_memory_allocated() - before
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(STEPS):
+        step.run()
+    return {"peak": torch.cuda.max_memory_allocated() - before, "first": first}
+
+
+def _tensors(name: str, setting: Setting, threads: int) -> dict[str, int | None]:
+    _begin(threads)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        step = CANDIDATES[name](setting)
+        for _ in range(WARM_UP):
+            step.run()
+        with record_function(_MARK):
+            pass
+        for _ in range(STEPS):
+            step.run()
+        del step
+        gc.collect()  # while it is watched, so that a later count does not meet these tensors
+    assert watched.profiler is not None and watched.profiler.kineto_results is not None
+    alive = first = warm = 0
+    past_mark = False
+    events = watched.profiler.kineto_results.events()
+    for event in sorted(events, key=lambda each: each.start_ns()):
+        if event.name() == _MARK:
+            past_mark, warm = True, alive
+        elif event.name() == "[memory]":
+            alive += event.nbytes()
+            first, warm = (first, max(warm, alive)) if past_mark else (max(first, alive), warm)
+    return {"peak": warm, "first": first}
+
+
+def _resident(name: str, setting: Setting, threads: int) -> int | None:
+    if setting.device != "cpu" or not _STATUS.exists():
+        return None
+    _begin(threads)
+    small = CANDIDATES[name](replace(setting, batch=2))  # libraries and kernels load with this
+    for _ in range(WARM_UP):
+        small.run()
+    del small
+    gc.collect()
+    before = _kilobytes("VmRSS")
+    step = CANDIDATES[name](setting)
+    for _ in range(WARM_UP):
+        step.run()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here
+    for _ in range(STEPS):
+        step.run()
+    return 1024 * (_kilobytes("VmHWM") - before)
+
+
+def _kilobytes(field: str) -> int:
+    lines = _STATUS.read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(field + ":")))
