@@ -13,7 +13,7 @@ from benchmarks.candidates import Step
 # A turn runs its candidate for about this long, so that short steps are timed many at once.
 TURN_SECONDS = 0.03
 LEAST_ROUNDS = 5
-WARM_UP = 3
+WARM_UP = 2
 
 
 def synchronize(device: str) -> None:

@@ -24,7 +24,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from benchmarks.candidates import CANDIDATES, Setting
 from benchmarks.measure import WARM_UP
 
-STEPS = 2
+STEPS = 1
 _MARK = "warm"
 _STATUS = Path("/proc/self/status")
 
