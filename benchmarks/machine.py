@@ -28,7 +28,8 @@ def description(device: str) -> dict[str, str | int]:
     if device != "cpu":
         found["gpu"] = torch.cuda.get_device_name()
         found["cuda"] = str(torch.version.cuda)
-        found["tf32"] = torch.get_float32_matmul_precision()
+        found["float32 matmul"] = torch.get_float32_matmul_precision()
+        found["tf32 convolutions"] = torch.backends.cudnn.allow_tf32
     return found
 
 
