@@ -41,7 +41,7 @@ def exactly(device: torch.device) -> AbstractContextManager[None]:
 
 
 # How many elements of Gram matrices may exist at once; more units than fit come in chunks.
-GRAM_ELEMENTS = 1 << 23
+GRAM_ELEMENTS = 1 << 21
 
 
 class Contribution(ABC):

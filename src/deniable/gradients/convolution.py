@@ -14,6 +14,9 @@ from torch import Tensor
 
 from deniable.gradients.contributions import GRAM_ELEMENTS, Contribution, Dense, accurate
 
+# Patches are copied for so many elements at a time, which stay in the cache.
+PATCH_ELEMENTS = 1 << 19
+
 
 @dataclass
 class Convolution(Contribution):
@@ -160,10 +163,17 @@ class Convolution(Contribution):
         strides = x.stride()
         steps = [stride * each for stride, each in zip(strides[2:], self.stride, strict=True)]
         taps = [stride * each for stride, each in zip(strides[2:], self.dilation, strict=True)]
-        patches = x.as_strided(
+        windows = x.as_strided(
             (n, *out, channels, *kernel), (strides[0], *steps, strides[1], *taps)
-        ).reshape(n, math.prod(out), -1)
-        return Dense(torch.bmm(self.grad[:, 0].flatten(2), patches).view(n, *self.shape))
+        )
+        g, positions, size = self.grad[:, 0].flatten(2), math.prod(out), math.prod(self.shape[1:])
+        values = g.new_empty(n, self.shape[0], size)
+        chunk = max(1, PATCH_ELEMENTS // (positions * size))
+        for start in range(0, n, chunk):
+            some = slice(start, start + chunk)
+            patches = windows[some].reshape(-1, positions, size)
+            torch.bmm(g[some], patches, out=values[some])
+        return Dense(values.view(n, *self.shape))
 
     def _padded(self) -> Tensor:
         x = self.input[:, 0]
