@@ -186,15 +186,7 @@ def convolution(
     groups: int = 1,
 ) -> Pairs:
     """Cross-correlation in one to three dimensions."""
-    spatial = weight.ndim - 2
-    if input.ndim == spatial + 1:
-        raise use.error(
-            "a convolution was called without a batch dimension. Add one in front of its input"
-        )
-    g = use.units(grad, like=input, features=spatial + 1)
-    x = use.units(input, features=spatial + 1)
-    if g.ndim == spatial + 2:
-        g, x = g[:, None], x[:, None]
+    x, g = _images(use, input, weight), _images(use, grad, weight, like=input)
     yield weight, Convolution.of(x, g, weight.shape, stride, padding, dilation, groups)
     if use.is_bound(bias):
         yield bias, Dense(accurate(g).flatten(3).sum(dim=(1, 3)))
@@ -214,18 +206,21 @@ def transposed_convolution(
     dilation: Any = 1,
 ) -> Pairs:
     """The adjoint of a convolution: input and output gradient change places."""
-    spatial = weight.ndim - 2
-    if input.ndim == spatial + 1:
-        raise use.error(
-            "a convolution was called without a batch dimension. Add one in front of its input"
-        )
-    g = use.units(grad, like=input, features=spatial + 1)
-    x = use.units(input, features=spatial + 1)
-    if g.ndim == spatial + 2:
-        g, x = g[:, None], x[:, None]
+    x, g = _images(use, input, weight), _images(use, grad, weight, like=input)
     yield weight, Convolution.of(g, x, weight.shape, stride, padding, dilation, groups)
     if use.is_bound(bias):
         yield bias, Dense(accurate(g).flatten(3).sum(dim=(1, 3)))
+
+
+def _images(use: Use, tensor: Tensor, weight: Tensor, like: Tensor | None = None) -> Tensor:
+    """What a convolution took or gave, as `(n, T, channels, *spatial)`."""
+    features = weight.ndim - 1
+    if tensor.ndim == features:
+        raise use.error(
+            "a convolution was called without a batch dimension. Add one in front of its input"
+        )
+    units = use.units(tensor, like, features)
+    return units[:, None] if units.ndim == features + 1 else units
 
 
 @explains(F.layer_norm)
