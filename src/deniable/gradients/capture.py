@@ -167,11 +167,12 @@ class Capture:
         """Run a forward only to see which tensors its calls meet."""
         derived, self._derived = self._derived, {}
         mode = Watch(self, forward, {**self._verdicts, **verdicts}, seen)
+        active, self._mode = self._mode, mode  # so that no inner module starts another
         try:
             with torch.enable_grad(), mode:
                 yield
         finally:
-            self._derived = derived
+            self._derived, self._mode = derived, active
 
     def resolve(self, key: Key, forward: ForwardCall) -> Verdict:
         """Which dimension of a call's tensors holds the units, found by running the model."""
@@ -200,16 +201,20 @@ class Capture:
     def _enter_again(self, module: nn.Module, _: Any) -> None:
         """Activation checkpointing runs inner modules again, during backward."""
         if self._mode is None and self._forwards and torch.is_grad_enabled():
-            self._start(module, self._forwards[-1])
+            self._start(module, self._forwards[-1]).order.recomputing = True
 
-    def _start(self, module: nn.Module, forward: ForwardCall) -> None:
+    def _start(self, module: nn.Module, forward: ForwardCall) -> Watch:
         self._mode, self._watched = Watch(self, forward, self._verdicts), module
         self._mode.__enter__()  # type: ignore[no-untyped-call]
+        return self._mode
 
-    def _exit(self, module: nn.Module, *_: object) -> None:
+    def _exit(self, module: nn.Module, _: object, outputs: object) -> None:
         if self._mode and self._watched is module:
-            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            mode = self._mode
+            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             self._mode = self._watched = None
+            if mode.forward.reordered is not None:
+                mode.order.left(outputs)
 
     def expect_recomputation(self) -> None:
         """Activation checkpointing was met: watch every inner module from now on."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
 
@@ -15,6 +17,7 @@ class Fold(enum.Enum):
     OUTER = "units outermost: (n * T)"
     INNER = "units innermost: (T * n)"
     WHOLE = "the only unit owns the whole tensor"
+    OWNED = "a list says whose each index is"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Layout:
                 return self._unfold(tensor, (-1, n)).movedim(self.dim + 1, 0)
             case Fold.WHOLE:
                 return tensor.unsqueeze(0)
+            case Fold.OWNED:
+                raise AssertionError("Owners.split")
 
     def _unfold(self, tensor: Tensor, sizes: tuple[int, int]) -> Tensor:
         shape = tensor.shape
@@ -51,8 +56,84 @@ class Layout:
             return n == 1
         if self.dim >= tensor.ndim - features:
             return False
-        size = tensor.shape[self.dim]
+        return self.holds(tensor.shape[self.dim], n)
+
+    def holds(self, size: int, n: int) -> bool:
+        """Whether units can lie so along a dimension of this size."""
         return size == n if self.fold is Fold.PLAIN else size != n and size % n == 0
+
+    def owners(self, size: int, n: int, device: torch.device) -> Tensor:
+        """Whose each of the `size` indices along the dimension is."""
+        units = torch.arange(n, device=device)
+        match self.fold:
+            case Fold.OUTER:
+                return units.repeat_interleave(size // n)
+            case Fold.INNER:
+                return units.repeat(size // n)
+        return units
+
+
+@dataclass(frozen=True, eq=False)
+class Owners(Layout):
+    """Whose each index along a dimension is, where a model reordered, picked or packed rows.
+
+    Attributes:
+        rows: for each index along `dim` the unit that it belongs to; below 0, none.
+    """
+
+    rows: Tensor
+
+    @property
+    def in_order(self) -> bool:
+        """Whether units lie as in a tensor whose rows were never moved."""
+        return self.fold is not Fold.OWNED
+
+    @classmethod
+    def found(cls, dim: int, rows: Tensor, n: int) -> Owners:
+        """From whose each index is; what lies in order is known as that."""
+        for layout in _LAYOUTS[dim]:
+            if layout.holds(len(rows), n) and torch.equal(
+                rows, layout.owners(len(rows), n, rows.device)
+            ):
+                return cls(dim, layout.fold, rows)
+        return cls(dim, Fold.OWNED, rows)
+
+    def names(self, tensor: Tensor) -> bool:
+        """Whether the tensor has an index for each owner."""
+        return self.dim < tensor.ndim and tensor.shape[self.dim] == len(self.rows)
+
+    def at(self, dim: int) -> Owners:
+        """The same along another dimension, as that of another tensor."""
+        return self if dim == self.dim else Owners(dim, self.fold, self.rows)
+
+    def split(self, tensor: Tensor, n: int) -> Tensor:
+        """Units first, and at `dim + 1` the indices of each, zero where it has fewer than most."""
+        if self.in_order:
+            return super().split(tensor, n)
+        index, real = self._places
+        if len(index) != n:
+            padding = (0, 0, 0, n - len(index))
+            index, real = (torch.nn.functional.pad(each, padding) for each in (index, real))
+        moved = tensor.movedim(self.dim, 0)[index]
+        mask = real.view(*real.shape, *([1] * (moved.ndim - 2)))
+        return torch.where(mask, moved, moved.new_zeros(())).movedim(1, self.dim + 1)
+
+    def split_keeping_rank(self, tensor: Tensor, n: int) -> Tensor:
+        """Like `split`, but every slice has as many dimensions as the tensor."""
+        return super().split_keeping_rank(tensor, n) if self.in_order else self.split(tensor, n)
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """The indices of each unit, `(units, most)`, and which of these places are real."""
+        owned = (self.rows >= 0).nonzero()[:, 0]
+        order = owned[torch.argsort(self.rows[owned], stable=True)]
+        counts = torch.bincount(self.rows[owned])
+        most = int(counts.max()) if len(counts) else 0
+        place = torch.arange(most, device=self.rows.device)
+        real = place < counts[:, None]
+        first = (counts.cumsum(0) - counts)[:, None]
+        found = torch.where(real, first + place, 0)
+        return (order[found] if len(order) else found), real
 
 
 _LAYOUTS = [

@@ -13,12 +13,15 @@ from torch.overrides import TorchFunctionMode
 
 from deniable.errors import CaptureError
 from deniable.gradients.bags import embedding_bag
-from deniable.gradients.layout import Fold, candidates
+from deniable.gradients.layout import Fold, Layout, candidates
+from deniable.gradients.moves import STARTS
+from deniable.gradients.order import Order
 from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, describe
 from deniable.gradients.recurrent import RECURRENT
 from deniable.gradients.rules import RULES
 from deniable.gradients.tree import tensors_in
 from deniable.gradients.use import Function, Source, Use
+from deniable.gradients.whose import IN_ORDER, Lost, Met, Plain
 
 if TYPE_CHECKING:
     from deniable.gradients.capture import Capture
@@ -50,22 +53,38 @@ class Watch(TorchFunctionMode):
         self.capture, self.forward, self.verdicts = capture, forward, verdicts
         self.observation = observation
         self.times: dict[Key, int] = {}
+        self.unrecorded: dict[Key, int] = {}
         self.latest: Use | None = None
+        self.order = Order(self)
+        for packed in forward.packed:
+            self.order.note_packed(packed)
 
     def __torch_function__(
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self.forward.reordered is not None:
+            self.order.settle(args, kwargs)
         if not torch.is_grad_enabled():
-            if self._touches(args, kwargs):
+            touches = self._touches(args, kwargs)
+            if touches:
                 self.capture.expect_recomputation()
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            if touches and self.observation is not None:
+                self._observe_unrecorded(func, args, kwargs, result)
+            if self.forward.reordered is not None:
+                if touches:
+                    self.order.meets_unrecorded(args, kwargs)
+                self.order.follow(func, args, kwargs, result)
+            return result
         if func is F.batch_norm:
             _refuse_batch_statistics(*args, **kwargs)
         if not self._touches(args, kwargs):
             result = func(*args, **kwargs)
             if not (isinstance(result, Tensor) and result.requires_grad):
                 self._mark(func, args, kwargs, result)
+            if self.forward.reordered is not None or getattr(func, "__name__", "") in STARTS:
+                self.order.follow(func, args, kwargs, result)
             return result
         if func in _NO_GRADIENT:
             return func(*args, **kwargs)
@@ -120,14 +139,23 @@ class Watch(TorchFunctionMode):
             return result
         carrying = any(forward.carries_rows(leaf) for leaf in data)
         constant = not carrying and n != 0
+        met: Met | Lost | None = None
+        if forward.reordered is not None:
+            met = self.order.meets(func, args, data, tensors)
+            if isinstance(met, Lost):
+                self.order.refuse(describe(key), met)
         if self.observation is not None:
-            self.observation.record(key, [*data, *tensors], constant)
+            seen = [*data, *tensors]
+            if met is not None:
+                seen = [forward.anchor] * len(seen)  # whose they are is known, or asked again
+            self.observation.record(key, seen, constant)
             if constant and len(outputs) == 1:
                 result = self.observation.nudged(key, result, n)
                 outputs = [result]
         if constant and self._is_constant(key, tensors):
             return capture.derive_all(result, func, args, kwargs)
-        if carrying and n > 1 and not any(size % n == 0 for leaf in data for size in leaf.shape):
+        followed = met is not None or n <= 1 or not carrying
+        if not (followed or any(size % n == 0 for leaf in data for size in leaf.shape)):
             raise CaptureError(
                 f"{describe(key)} met data in which no dimension holds "
                 f"the batch's {n} rows: the rows were mixed before (a mean or sum over the batch?),"
@@ -135,12 +163,16 @@ class Watch(TorchFunctionMode):
             )
         use = Use(capture, func, args, kwargs, n, key, self.verdicts.get(key), forward)
         use.outputs = len(outputs)
+        use.met = met if isinstance(met, Met) else None
         if flowing:
             for position, output in enumerate(outputs):
                 if isinstance(output, Tensor) and output.requires_grad:
                     output.register_hook(_receiver(use, position))  # type: ignore[no-untyped-call]
         else:
             result = Source.apply(forward.anchor, lambda value=result: value, use)  # type: ignore[no-untyped-call]
+            if forward.reordered is not None:
+                for output, earlier in zip(tensors_in(result), tensors, strict=True):
+                    self.order.note(output, self.order.of(earlier) or IN_ORDER)
         written = {id(output) for output in outputs}
         use.versions = [(leaf, leaf._version) for leaf in data if id(leaf) not in written]
         self.latest = use
@@ -162,6 +194,35 @@ class Watch(TorchFunctionMode):
                 "recurrent layer whose input holds no row of the batch. Run the layer on data."
             )
         return output, use
+
+    def _observe_unrecorded(self, func: Function, args: Any, kwargs: Any, result: Any) -> None:
+        """A call without a graph: activation checkpointing will make it again, with one."""
+        assert self.observation is not None
+        data: list[Tensor] = []
+        names: list[str] = []
+        for each in (*args, *kwargs.values()):
+            self._detached(each, data, names)
+        self.times, counted = self.unrecorded, self.times
+        key = self._key(func, names)
+        self.times = counted
+        if key not in self.observation.calls:
+            seen = [*data, *tensors_in(result)]
+            if not all(isinstance(self.order.known(leaf), Plain) for leaf in data):
+                seen = [self.forward.anchor] * len(seen)
+            self.observation.record(key, seen, False)
+
+    def where(self, key: Key, tensor: Tensor) -> Layout | None:
+        """Where the rows lie in a tensor that a call moves; None if that cannot be told."""
+        if self.observation is not None:
+            self.observation.record(key, [tensor], False)
+            self.observation.sites.add(key)
+        known = self.verdicts.get(key)
+        if known is None:
+            if self.observation is not None:
+                return None
+            known = self.capture.resolve(key, self.forward)
+        layout = known.layouts[0]
+        return layout if layout is not None and layout.fits(tensor, self.forward.rows) else None
 
     def _detached(self, value: Any, data: list[Tensor], names: list[str]) -> Any:
         """The argument without its bound parameters' gradients; what it holds is noted."""

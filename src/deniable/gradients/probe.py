@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_flatten, tree_map
 
 from deniable.errors import CaptureError
@@ -32,7 +33,7 @@ Key = tuple[Any, ...]
 
 def describe(key: Key) -> str:
     """The function and the bound parameters of a call, for a message."""
-    return f"{key[1]} on parameter {', '.join(map(repr, key[2]))}"
+    return f"{key[1]} on parameter {', '.join(map(repr, key[2]))}" if key[2] else key[1]
 
 
 class ForwardCall:
@@ -43,6 +44,7 @@ class ForwardCall:
         shapes: of every tensor among the arguments.
         inputs: the arguments that hold the rows, by identity.
         anchor: a leaf that joins calls on plain data to autograd's graph.
+        reordered: since when rows may have moved, in autograd's count; see `order.py`.
     """
 
     def __init__(
@@ -55,9 +57,16 @@ class ForwardCall:
     ) -> None:
         self.model, self.args, self.kwargs, self.rows = model, args, kwargs, rows
         self.anchor = anchor
+        self.reordered: int | None = None
+        self.packed = [
+            each
+            for each in (*args, *kwargs.values())
+            if isinstance(each, PackedSequence) and each.batch_sizes[0] == rows
+        ]
         leaves = tensors_in(args, kwargs)
         self.shapes = [tuple(leaf.shape) for leaf in leaves if leaf.ndim]
         self.inputs = {id(leaf) for leaf in leaves if rows == 0 or candidates(leaf, rows)}
+        self.inputs.update(id(each.data) for each in self.packed)
 
     def carries_rows(self, tensor: Tensor) -> bool:
         """Whether a tensor was computed from the batch's rows."""
@@ -90,6 +99,7 @@ class Observation:
 
     calls: dict[Key, list[Tensor]] = field(default_factory=dict)
     constants: set[Key] = field(default_factory=set)
+    sites: set[Key] = field(default_factory=set)
     outputs: list[Tensor] = field(default_factory=list)
     nudge: tuple[Key, int] | None = None
 
@@ -129,6 +139,10 @@ def probe(capture: Capture, forward: ForwardCall) -> dict[Key, Verdict]:
             for key, each in layouts.items()
         }
         found = {key: Verdict(False, each) for key, each in layouts.items()}
+        sites = {key: found[key] for key in base.sites if key in found and key not in verdicts}
+        if sites:
+            verdicts |= sites
+            continue
         constants = [key for key in base.constants if key in found and key not in verdicts]
         for key in constants:
             layout = _nudged_layout(capture, forward, base, key, unit, found, verdicts)
@@ -143,8 +157,14 @@ def _layouts(
     verdicts: dict[Key, Verdict],
 ) -> dict[Key, tuple[Layout | None, ...]]:  # fmt: skip
     """The layout of every tensor that moves with one unit."""
-    args, kwargs = _with_one_row_moved(forward, unit)
-    moved = _observe(capture, forward, args, kwargs, verdicts)
+    try:
+        moved = _observe(capture, forward, *_with_one_row_moved(forward, unit), verdicts)
+    except CaptureError:
+        raise
+    except (RuntimeError, ValueError, IndexError):
+        # Lengths of sorted sequences, say: one number a row may be bound to the others.
+        spared = _with_one_row_moved(forward, unit, spare_numbers=True)
+        moved = _observe(capture, forward, *spared, verdicts)
     return {
         key: tuple(
             _layout(before, after, unit, forward.rows, key)
@@ -162,6 +182,8 @@ def _changed(before: Tensor, after: Tensor) -> Tensor:
 
 def _layout(before: Tensor, after: Tensor, unit: int, n: int, key: Key) -> Layout | None:
     """The layout that confines what moved to one unit; None where nothing moved."""
+    if before.shape != after.shape:
+        return None
     changed = _changed(before, after)
     if not bool(changed.any()):
         return None
@@ -235,15 +257,23 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
             buffer.copy_(value)
 
 
-def _with_one_row_moved(forward: ForwardCall, unit: int) -> tuple[Any, Any]:
-    """The same arguments, with one row of every batched tensor replaced."""
+def _with_one_row_moved(
+    forward: ForwardCall, unit: int, spare_numbers: bool = False
+) -> tuple[Any, Any]:
+    """The same arguments, with one row of every batched tensor replaced.
+
+    Args:
+        forward: the call to change.
+        unit: the row.
+        spare_numbers: leave integers alone of which a row has only one.
+    """
     n = forward.rows
 
     def move(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
         plain = [each for each in candidates(leaf, n) if each.fold is Fold.PLAIN]
-        if not plain:
+        if not plain or (spare_numbers and leaf.ndim == 1 and not leaf.is_floating_point()):
             return leaf
         moved = leaf.detach().clone()
         rows = moved.movedim(plain[0].dim, 0)

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deniable.gradients.whose import Lost
+
 if TYPE_CHECKING:
     from deniable.gradients.mode import Watch
 
@@ -199,11 +201,18 @@ class _Elman(torch.autograd.Function):
         return d_gates, carry, None, None, None, None
 
 
-def _lstm_layer(watch: Watch, x: Tensor, w: Weights, hx: Sequence[Tensor]) -> list[Tensor]:
+def _lstm_layer(
+    watch: Watch, x: Tensor, w: Weights, hx: Sequence[Tensor], real: Tensor | None
+) -> list[Tensor]:
     gates, use = watch.linear(x, w.input, w.input_bias)
     h0, c0 = (each.to(gates.dtype) for each in hx)
     if w.hidden_bias is not None:
         gates = gates + w.hidden_bias.detach().to(gates.dtype)
+    if real is not None:  # after its end a sequence keeps its cell: input shut, forget gate open
+        size = c0.shape[1]
+        keep = gates.new_zeros(4 * size)
+        keep[:size], keep[size : 2 * size] = float("-inf"), float("inf")
+        gates = torch.where(real, gates, keep)
     previous = gates.new_empty(len(x), *h0.shape)
     receive = use.beside(previous, w.hidden, w.hidden_bias)
     outputs, projection, receive_projection = previous, None, receive
@@ -218,7 +227,9 @@ def _lstm_layer(watch: Watch, x: Tensor, w: Weights, hx: Sequence[Tensor]) -> li
     return list(result)
 
 
-def _gru_layer(watch: Watch, x: Tensor, w: Weights, hx: Sequence[Tensor]) -> list[Tensor]:
+def _gru_layer(
+    watch: Watch, x: Tensor, w: Weights, hx: Sequence[Tensor], real: Tensor | None
+) -> list[Tensor]:
     gates, use = watch.linear(x, w.input, w.input_bias)
     h0 = hx[0].to(gates.dtype)
     bias = None if w.hidden_bias is None else w.hidden_bias.detach().to(gates.dtype)
@@ -229,7 +240,9 @@ def _gru_layer(watch: Watch, x: Tensor, w: Weights, hx: Sequence[Tensor]) -> lis
 
 
 def _elman_layer(relu: bool) -> Callable[..., list[Tensor]]:
-    def layer(watch: Watch, x: Tensor, w: Weights, hx: Sequence[Tensor]) -> list[Tensor]:
+    def layer(
+        watch: Watch, x: Tensor, w: Weights, hx: Sequence[Tensor], real: Tensor | None
+    ) -> list[Tensor]:
         gates, use = watch.linear(x, w.input, w.input_bias)
         h0 = hx[0].to(gates.dtype)
         if w.hidden_bias is not None:
@@ -237,9 +250,24 @@ def _elman_layer(relu: bool) -> Callable[..., list[Tensor]]:
         previous = gates.new_empty(len(x), *h0.shape)
         receive = use.beside(previous, w.hidden, w.hidden_bias)
         hidden = w.hidden.detach().to(gates.dtype)
-        return list(_Elman.apply(gates, h0, hidden, relu, previous, receive))  # type: ignore[no-untyped-call]
+        result = _Elman.apply(gates, h0, hidden, relu, previous, receive)  # type: ignore[no-untyped-call]
+        if real is not None:  # what runs on past a sequence's end may overflow
+            previous.masked_fill_(~real, 0.0)
+        return list(result)
 
     return layer
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """The arguments of a fused recurrent function that say what its layers are."""
+
+    params: Sequence[Tensor]
+    has_biases: bool
+    num_layers: int
+    dropout: float
+    train: bool
+    bidirectional: bool
 
 
 def opened(layer: Callable[..., list[Tensor]], states: int) -> Callable[..., Any]:
@@ -250,33 +278,98 @@ def opened(layer: Callable[..., list[Tensor]], states: int) -> Callable[..., Any
         states: how many state tensors it carries: 2 for an LSTM, else 1.
     """
 
-    def run(
-        watch: Watch, input: Tensor, hx: Any, params: Sequence[Tensor], has_biases: bool,
-        num_layers: int, dropout: float, train: bool, bidirectional: bool, batch_first: bool,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
-        initial = list(hx) if isinstance(hx, (tuple, list)) else [hx]
-        projected = states == 2 and initial[0].shape[-1] != initial[1].shape[-1]
-        weights = _weights(params, has_biases, projected)
-        directions = 2 if bidirectional else 1
+    def run(watch: Watch, input: Tensor, second: Any, third: Any, *rest: Any) -> Any:
+        if isinstance(second, Tensor) and not second.is_floating_point():
+            return packed(watch, input, second, third, _Stack(*rest))
+        stack = _Stack(third, *rest[:-1])
         with watch:
-            x = input.transpose(0, 1) if batch_first else input
-        last: list[list[Tensor]] = []
-        for depth in range(num_layers):
-            if depth and dropout and train:
-                x = F.dropout(x, dropout)
-            outputs = []
-            for direction in range(directions):
-                k = depth * directions + direction
-                with watch:
-                    source = x.flip(0) if direction else x
-                result, *final = layer(watch, source, weights[k], [each[k] for each in initial])
-                outputs.append(result.flip(0) if direction else result)
-                last.append(final)
-            x = torch.cat(outputs, -1) if bidirectional else outputs[0]
-        stacked = [torch.stack([final[k] for final in last]) for k in range(states)]
-        return (x.transpose(0, 1) if batch_first else x, *stacked)
+            x = input.transpose(0, 1) if rest[-1] else input
+        x, last = _layers(watch, layer, stack, x, _states(second), None)
+        if rest[-1]:
+            with watch:
+                x = x.transpose(0, 1)
+        return (x, *last)
+
+    def packed(watch: Watch, data: Tensor, sizes: Tensor, hx: Any, stack: _Stack) -> Any:
+        """Sequences of different lengths: run side by side, with what is past an end let go."""
+        whose = watch.order.of(data)
+        if whose is None and watch.forward.rows > 1:
+            watch.order.refuse("A recurrent layer", Lost("packing"))
+        pack, unpack = torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence
+        with watch:
+            x, lengths = unpack(data, sizes, False, 0.0, len(sizes))
+        x, last = _layers(watch, layer, stack, x, _states(hx), lengths)
+        result, _ = pack(x, lengths, False)
+        if whose is not None:
+            watch.order.note(result, whose)
+        return (result, *last)
 
     return run
+
+
+def _states(hx: Any) -> list[Tensor]:
+    return list(hx) if isinstance(hx, (tuple, list)) else [hx]
+
+
+def _layers(
+    watch: Watch,
+    layer: Callable[..., list[Tensor]],
+    stack: _Stack,
+    x: Tensor,
+    initial: list[Tensor],
+    lengths: Tensor | None,
+) -> tuple[Tensor, list[Tensor]]:
+    """All layers and directions on `x`, time first: outputs, and the last states."""
+    states = len(initial)
+    projected = states == 2 and initial[0].shape[-1] != initial[1].shape[-1]
+    weights = _weights(stack.params, stack.has_biases, projected)
+    directions = 2 if stack.bidirectional else 1
+    backwards, ends, real = _reversal(x, lengths)
+    moved = watch.forward.reordered is not None
+    whose = watch.order.known(x) if moved else None
+    if whose is not None:
+        watch.order.agree("A recurrent layer", whose, initial)
+    last: list[list[Tensor]] = []
+    for depth in range(stack.num_layers):
+        if depth and stack.dropout and stack.train:
+            x = F.dropout(x, stack.dropout)
+        outputs = []
+        for direction in range(directions):
+            k = depth * directions + direction
+            source = backwards(x) if direction else x
+            if watch.forward.carries_rows(x) and not source.requires_grad:
+                watch.forward.mark(source)
+            if whose is not None:
+                watch.order.note(source, whose)
+            hx = [each[k] for each in initial]
+            result, *final = layer(watch, source, weights[k], hx, real)
+            outputs.append(backwards(result) if direction else result)
+            if ends is not None:
+                final[0] = result.gather(0, ends.expand(1, *result.shape[1:]))[0]
+            last.append(final)
+        x = torch.cat(outputs, -1) if stack.bidirectional else outputs[0]
+    stacked = [torch.stack([final[k] for final in last]) for k in range(states)]
+    if whose is not None:
+        for each in (x, *stacked):
+            watch.order.carry(whose, each, 1)
+    return x, stacked
+
+
+def _reversal(
+    x: Tensor, lengths: Tensor | None
+) -> tuple[Callable[[Tensor], Tensor], Tensor | None, Tensor | None]:
+    """What turns sequences round, each within its length; their last steps; and the real ones."""
+    if lengths is None:
+        return lambda values: values.flip(0), None, None
+    lengths = lengths.to(x.device)
+    steps = torch.arange(len(x), device=x.device)[:, None]
+    real = steps < lengths
+    index = torch.where(real, lengths - 1 - steps, steps)
+
+    def backwards(values: Tensor) -> Tensor:
+        return values.gather(0, index[..., None].expand_as(values))
+
+    return backwards, (lengths - 1)[None, :, None], real[..., None]
 
 
 RECURRENT: dict[Callable[..., Any], Callable[..., Any]] = {

@@ -21,6 +21,7 @@ from deniable.gradients.tree import tensors_in
 
 if TYPE_CHECKING:
     from deniable.gradients.capture import Capture
+    from deniable.gradients.whose import Met
 
 Function = Callable[..., Any]
 
@@ -45,6 +46,7 @@ class Use:
         n: units in the batch.
         twin: a linear layer whose input has the same leading dimensions as this one's.
         outputs: how many outputs the call has.
+        met: whose the data are, where the model moved rows.
     """
 
     capture: Capture
@@ -57,6 +59,7 @@ class Use:
     forward: ForwardCall
     twin: Use | None = None
     outputs: int = 1
+    met: Met | None = None
     versions: list[tuple[Tensor, int]] = field(default_factory=list)
 
     def receive(self, position: int, grad: Tensor) -> None:
@@ -90,6 +93,11 @@ class Use:
             return WHOLE
         if self.twin is not None:
             return self.twin.layout(self.twin.args[0], features=1)
+        if self.met is not None:
+            whose = self.met.data.get(id(tensor), self.met.output)
+            if whose.dim >= tensor.ndim - features:
+                raise self._mismatch(tensor)
+            return whose
         if tensor.ndim == features + 1 and tensor.shape[0] == self.n and self.verdict is None:
             return FIRST
         known = self.verdict

@@ -1,0 +1,400 @@
+"""Rows that a model reorders, picks or packs: whose each index of a tensor is.
+
+Shapes cannot tell `x` from `x[order]`: a bound that took one row for another would bound neither.
+So from the first call that may move rows, each tensor carries whose its indices are. Calls that
+only move values (indexing, transposing, packing) are run once more on the owners themselves; calls
+that work value by value keep them; what a call of another kind makes of them is not known, and a
+parameter that meets it raises.
+
+Nothing of this costs anything in a forward that moves no rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from deniable.errors import CaptureError
+from deniable.gradients.layout import Fold, Layout, Owners, candidates
+from deniable.gradients.moves import (
+    ALONG,
+    INDICES,
+    LIKE,
+    MATRIX,
+    MOVING,
+    POINTWISE,
+    REORDERING,
+    beside,
+    plain_name,
+    touched,
+)
+from deniable.gradients.rules import RULES
+from deniable.gradients.tree import tensors_in
+from deniable.gradients.whose import IN_ORDER, NOBODYS, Known, Lost, Met, alike
+
+if TYPE_CHECKING:
+    from deniable.gradients.mode import Watch
+
+
+class Order:
+    """Follows the owners of tensors through one forward.
+
+    Args:
+        watch: sees the calls.
+
+    Attributes:
+        recomputing: whether activation checkpointing runs a part of the model again.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch, self.forward = watch, watch.forward
+        self._call = (0, 0)
+        self.recomputing = False
+
+    # -- what is known ---------------------------------------------------------------------------
+
+    def of(self, tensor: Tensor) -> Known | None:
+        """What is known of a tensor in this forward."""
+        mark, known = getattr(tensor, "_deniable_order", (None, None))
+        return known if mark is self.forward.inputs else None
+
+    def known(self, leaf: Tensor) -> Known:
+        """The same for any tensor: in order before rows moved, lost after a call nobody saw."""
+        known = self.of(leaf)
+        if known is not None:
+            return known
+        born = -1 if leaf.grad_fn is None else leaf.grad_fn._sequence_nr()
+        since = self.forward.reordered
+        return IN_ORDER if since is None or born <= since else Lost("a function of your own")
+
+    def settle(self, args: Any, kwargs: Any) -> None:
+        """Before a call that may write to its arguments: note what is known of them."""
+        for k, leaf in enumerate(tensors_in(args, kwargs)):
+            written = k == 0 and not leaf.requires_grad
+            if self.of(leaf) is None and (written or leaf.grad_fn is not None):
+                self.note(leaf, self.known(leaf))
+
+    def _carries(self, tensor: Tensor) -> bool:
+        return self.of(tensor) is not NOBODYS and self.forward.carries_rows(tensor)
+
+    def note(self, tensor: Tensor, known: Known) -> None:
+        """Keep what is known of a tensor."""
+        tensor._deniable_order = (self.forward.inputs, known)  # type: ignore[attr-defined]
+
+    def note_packed(self, packed: PackedSequence) -> None:
+        """A batch that was packed before the model met it."""
+        if self.forward.rows == 1:
+            return
+        sizes = packed.batch_sizes.tolist()
+        columns = torch.cat([torch.arange(size) for size in sizes]).to(packed.data.device)
+        if packed.sorted_indices is not None:
+            columns = packed.sorted_indices[columns]
+        self._begin()
+        self.note(packed.data, Owners(0, Fold.OWNED, columns))
+
+    # -- calls without parameters ----------------------------------------------------------------
+
+    def follow(self, func: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
+        """Note whose the results of a call without parameters are."""
+        if self.forward.rows <= 1:
+            return
+        name = plain_name(func)
+        if "input" in kwargs:
+            kwargs = dict(kwargs)
+            args = (kwargs.pop("input"), *args)
+        self._call = (self._call[0] + 1, 0)
+        results = tensors_in(result) or (tensors_in(args[:1]) if name == "setitem" else [])
+        if self.forward.reordered is None and not self._starts(name, args, kwargs):
+            return
+        data = [leaf for leaf in tensors_in(args, kwargs) if leaf.ndim]
+        if name in LIKE:
+            data = data[:1]
+        known = [self.known(leaf) for leaf in data]
+        lost = next((each for each in known if isinstance(each, Lost)), None)
+        if lost is not None:
+            found: Iterable[Known] = [lost] * len(results)
+        elif name in MOVING and (
+            any(isinstance(each, Owners) for each in known) or self._reorders(name, args, kwargs)
+        ):
+            in_order = all(each.in_order for each in known if isinstance(each, Owners))
+            stays = in_order and not self._reorders(name, args, kwargs)
+            unknown = IN_ORDER if stays else Lost(name)
+            found = self._moved(name, func, args, kwargs) or [unknown] * len(results)
+        elif name in ("sort", "argsort") and data and data[0].ndim == 1:
+            index = results[-1]
+            found = [self._collapsed(index)] * len(results)
+        elif any(isinstance(each, Owners) for each in known):
+            found = self._kept(name, args, kwargs, data, results)
+        elif all(each is NOBODYS for each in known):
+            found = [NOBODYS] * len(results)
+        else:
+            found = [IN_ORDER] * len(results)
+        for each, whose in zip_longest(results, list(found)[: len(results)]):
+            fits = not isinstance(whose, Owners) or whose.names(each)
+            self.note(each, NOBODYS if not each.ndim else whose if whose and fits else Lost(name))
+
+    def _starts(self, name: str, args: Any, kwargs: Any) -> bool:
+        """Whether this call is the first of the forward that moves rows."""
+        if name in ("sort", "argsort"):
+            starts = args[0].ndim == 1 and self._carries(args[0])
+        else:
+            starts = self._reorders(name, args, kwargs)
+        if starts:
+            self._begin()
+        return starts
+
+    def _reorders(self, name: str, args: Any, kwargs: Any) -> bool:
+        """Whether a call may bring rows into another order, or leave some out."""
+        if name == "pack_padded_sequence":
+            return True
+        return name in REORDERING and any(
+            isinstance(args[k], Tensor)
+            and self._carries(args[k])
+            and self._touches_rows(name, args, kwargs)
+            for k in MOVING[name]
+            if k < len(args)
+        )
+
+    def _touches_rows(self, name: str, args: Any, kwargs: Any) -> bool:
+        """Whether the dimensions in which values move could be those of the rows."""
+        target, n = args[0], self.forward.rows
+        return any(
+            dim < target.ndim and target.shape[dim] and target.shape[dim] % n == 0
+            for dim in touched(name, args, kwargs)
+        )
+
+    def _begin(self) -> None:
+        if self.forward.reordered is None:
+            marker = torch.zeros((), requires_grad=True).clone()
+            assert marker.grad_fn is not None
+            self.forward.reordered = marker.grad_fn._sequence_nr()
+
+    def _moved(self, name: str, func: Any, args: Any, kwargs: Any) -> list[Known] | None:
+        """Run the call once more, on owners; None where that cannot be done."""
+        adds = (
+            kwargs.get("reduce")
+            or kwargs.get("accumulate")
+            or (name == "index_put" and len(args) > 3 and args[3])
+        )
+        if adds or not args or tensors_in([v for k, v in kwargs.items() if k not in INDICES]):
+            return None
+        try:
+            shadows = [
+                self._shadows(each, name) if k in MOVING[name] else each
+                for k, each in enumerate(args)
+            ]
+        except _Unknown:
+            return None
+        if name == "pad_packed_sequence":
+            shadows[3] = -1
+        try:
+            with torch.no_grad():
+                moved = func(*shadows, **kwargs)
+        except (RuntimeError, TypeError, IndexError):
+            return None
+        if name == "setitem":
+            moved = shadows[0]
+        if name == "pack_padded_sequence":
+            return [self._collapsed(moved[0]), NOBODYS]
+        if name == "pad_packed_sequence":
+            first = moved[0].flatten(2).amax((1 if args[2] else 0, 2))
+            return [self._collapsed(moved[0]), self._collapsed(first)]
+        return [self._collapsed(each) for each in tensors_in(moved)]
+
+    def _shadows(self, value: Any, name: str) -> Any:
+        """Whose every element of a tensor is; -1 for values that are nobody's."""
+        if isinstance(value, (list, tuple)):
+            return [self._shadows(each, name) for each in value]
+        if not isinstance(value, Tensor):
+            return -1
+        known = self.of(value)
+        if not isinstance(known, Owners):
+            if not self._carries(value):
+                return torch.full(value.shape, -1, device=value.device)
+            layout = self._layout(value, name)
+            rows = layout.owners(value.shape[layout.dim], self.forward.rows, value.device)
+            known = Owners(layout.dim, Fold.OWNED, rows)
+        shape = [-1 if dim == known.dim else 1 for dim in range(value.ndim)]
+        return known.rows.view(shape).expand(value.shape).clone()
+
+    def _layout(self, tensor: Tensor, name: str) -> Layout:
+        """Where the rows of a tensor in the batch's own order lie.
+
+        Where shapes leave it open, the model is run again: see `probe.py`.
+        """
+        found = candidates(tensor, self.forward.rows)
+        plain = [each for each in found if each.fold is Fold.PLAIN]
+        if plain and (len(found) == 1 or id(tensor) in self.forward.inputs):
+            return plain[0]
+        self._call = (self._call[0], self._call[1] + 1)
+        key = (self._call, f"{name} on rows", ())
+        layout = self.watch.where(key, tensor) if found and not self.recomputing else None
+        if layout is None:
+            raise _Unknown
+        return layout
+
+    def _collapsed(self, owners: Tensor) -> Known:
+        """The dimension that tells owners apart, from whose every element is.
+
+        Rows that came back into the batch's order stay known as that.
+        """
+        n = self.forward.rows
+        for dim in range(owners.ndim):
+            lead = owners.movedim(dim, 0).flatten(1) if owners.ndim > 1 else owners[:, None]
+            rows = lead.amax(1) if lead.shape[1] else lead.new_full((len(lead),), -1)
+            if not bool(((lead == rows[:, None]) | (lead < 0)).all()):
+                continue
+            if len(rows) and not bool((rows >= 0).any()):
+                return NOBODYS
+            return Owners.found(dim, rows, n)
+        return Lost("indexing")
+
+    def _kept(
+        self, name: str, args: Any, kwargs: Any, data: list[Tensor], results: list[Tensor]
+    ) -> list[Known]:
+        """Whose the results of a call are that does not move its values."""
+        owned = [(leaf, self.of(leaf)) for leaf in data]
+        strangers = any(
+            not isinstance(known, Owners) and self._carries(leaf) and leaf.ndim
+            for leaf, known in owned
+        )
+        tagged = [(leaf, known) for leaf, known in owned if isinstance(known, Owners)]
+        first, whose = tagged[0]
+        behind = first.ndim - whose.dim  # counted from the last dimension, as broadcasting does
+        same = not strangers and all(
+            leaf.ndim - known.dim == behind and torch.equal(known.rows, whose.rows)
+            for leaf, known in tagged
+        )
+        in_order = all(known.in_order for _, known in tagged)
+        unknown = IN_ORDER if in_order else Lost(name)
+        if not same:
+            mixed = Lost(name, mixed=name in POINTWISE)
+            return [unknown if in_order else mixed] * len(results)
+        found: list[Known] = []
+        for each in results:
+            dim: int | None = None
+            if name in POINTWISE or (name in MATRIX and whose.dim < first.ndim - 2):
+                dim = each.ndim - behind
+            elif name in ALONG:
+                dim = beside(whose.dim, first, each, args, kwargs)
+            after = None if dim is None or dim < 0 else whose.at(dim)
+            found.append(after if after and after.names(each) else unknown)
+        return found
+
+    # -- calls with parameters -------------------------------------------------------------------
+
+    def meets(
+        self, func: Callable[..., Any], args: Any, data: list[Tensor], outputs: list[Tensor]
+    ) -> Met | Lost | None:
+        """What a call that takes parameters met: owners by identity, and those of its output.
+
+        Returns:
+            None where all data lie in the batch's order.
+        """
+        name = plain_name(func)
+        known = {id(leaf): self.known(leaf) for leaf in data}
+        lost = next((each for each in known.values() if isinstance(each, Lost)), None)
+        if lost is not None:
+            self._note_all(outputs, lost)
+            return lost
+        owned = {key: each for key, each in known.items() if isinstance(each, Owners)}
+        if not owned:
+            self._note_all(outputs, IN_ORDER)
+            return None
+        whose = next(iter(owned.values()))
+        mixed = any(id(leaf) not in owned and self._carries(leaf) for leaf in data) or any(
+            not torch.equal(each.rows, whose.rows) for each in owned.values()
+        )
+        leaf = next(leaf for leaf in data if id(leaf) in owned)
+        dim = None if mixed else _after(func, name, args, leaf, whose.dim, outputs[0])
+        if dim is None or not whose.at(dim).names(outputs[0]):
+            if all(each.in_order for each in owned.values()):
+                self._note_all(outputs, IN_ORDER)
+                return None
+            self._note_all(outputs, Lost(name))
+            return Lost(name)
+        self._note_all(outputs, whose.at(dim))
+        return Met(owned, whose.at(dim))
+
+    def meets_unrecorded(self, args: Any, kwargs: Any) -> None:
+        """A call with parameters whose graph is built later, on copies of its data.
+
+        Raises:
+            CaptureError: the copies will not say whose their rows are.
+        """
+        for leaf in tensors_in(args, kwargs):
+            known = self.known(leaf)
+            if isinstance(known, Lost) or (isinstance(known, Owners) and not known.in_order):
+                self.refuse("A layer under checkpoint(use_reentrant=True)", Lost("checkpointing"))
+
+    def agree(self, call: str, whose: Known, beside: list[Tensor]) -> None:
+        """Refuse tensors beside one whose rows along dimension 1 are others than `whose`.
+
+        Raises:
+            CaptureError: row for row, different units would meet.
+        """
+        for each in beside:
+            known = self.known(each)
+            if isinstance(known, Lost):
+                self.refuse(call, known)
+            elif self._carries(each) and not alike(known, whose):
+                self.refuse(call, Lost("its state"))
+
+    def refuse(self, call: str, lost: Lost) -> None:
+        """Raise; but not while the model is run only to find out where its rows lie.
+
+        Raises:
+            CaptureError: rows could not be followed to a parameter.
+        """
+        if self.watch.observation is None:
+            raise CaptureError(
+                f"{call} met rows that the model had reordered, picked or packed, and {lost.by} "
+                "left open whose they are, so they cannot be bounded. Bring them back into the "
+                "batch's order first (pad_packed_sequence, x[order.argsort()]), or reorder the "
+                "data outside the model."
+            )
+
+    def left(self, outputs: Any) -> None:
+        """The model returns: no row of its outputs may be made of several.
+
+        Raises:
+            CaptureError: naming the function that mixed them.
+        """
+        for each in tensors_in(outputs):
+            known = self.of(each)
+            if each.requires_grad and isinstance(known, Lost) and known.mixed:
+                raise CaptureError(
+                    f"The model's output mixes rows of the batch: {known.by} met rows in two "
+                    "orders. What one row's loss depends on must be that row alone. Mix examples "
+                    "before they are drawn, as data of their own, or leave the mixing out."
+                )
+
+    def carry(self, whose: Known, tensor: Tensor, dim: int) -> None:
+        """Note that a tensor's rows, along `dim`, are those of another."""
+        self.note(tensor, whose.at(dim) if isinstance(whose, Owners) else whose)
+
+    def _note_all(self, tensors: list[Tensor], known: Known) -> None:
+        for each in tensors:
+            self.note(each, known)
+
+
+class _Unknown(Exception):
+    """Where the rows lie could not be found out."""
+
+
+def _after(func: Any, name: str, args: Any, leaf: Tensor, dim: int, out: Tensor) -> int | None:
+    """Where the rows lie after a call with parameters; None if that is not known."""
+    if name == "embedding":
+        return dim
+    if func not in RULES and name not in ("bilinear", "prelu"):
+        return None
+    first = 1 if name == "addmm" else 0
+    if name in ("matmul", "mm", "addmm") and leaf is not args[first] and dim >= leaf.ndim - 2:
+        return None
+    after = dim + out.ndim - leaf.ndim
+    return after if 0 <= after < out.ndim else None
