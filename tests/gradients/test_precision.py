@@ -1,0 +1,79 @@
+"""Half precision, loss scaling and compiled models release what the plain model would."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import deniable
+from deniable.errors import StepError
+from oracles.gradients import clipped_sum, relative_error
+from oracles.release import everyone, released_sum
+
+NORM = 0.3
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
+
+
+def rows(n: int = 9) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(n, 6), torch.randint(3, (n,))
+
+
+def loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(model(inputs), labels)
+
+
+def test_autocast_releases_float32_sums_within_bfloat16_of_the_oracle() -> None:
+    """Pitfall: users 3. bfloat16 has 8 bits, so a forward is right to about 1 in 100."""
+
+    def autocast_loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return loss(model, inputs, labels)
+
+    expected = clipped_sum(network(), rows(), loss, NORM)
+    found = released_sum(network(), rows(), autocast_loss, NORM)
+    assert all(value.dtype == torch.float32 for value in found.values())
+    assert relative_error(found, expected) < 0.03
+
+
+def test_a_compiled_model_equals_the_oracle() -> None:
+    """Pitfall: users 3. While a batch is open the model runs as written, and is captured."""
+    plain = network().double()
+    inputs, labels = rows()
+    batch = inputs.double(), labels
+    expected = clipped_sum(plain, batch, loss, NORM)
+    compiled = torch.compile(copy.deepcopy(plain), backend="eager")
+    found = released_sum(compiled, batch, loss, NORM)
+    renamed = {name.removeprefix("_orig_mod."): value for name, value in found.items()}
+    assert relative_error(renamed, expected) < 1e-10
+
+
+def test_a_scaled_loss_is_unscaled_for_each_unit_before_the_bound() -> None:
+    model = network()
+    data = rows()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    plan = deniable.Plan(examples=9, batch_size=9, steps=2, noise_multiplier=0.0, delta=1e-3)
+    private = deniable.attach(model, optimizer, plan, deniable.Clip(NORM))
+    everyone(private)
+    expected = clipped_sum(model, data, loss, NORM)
+    for inputs, labels in private.batches(data, steps=1):
+        scaler.scale(loss(model, inputs, labels)).backward()
+        scaler.step(optimizer)
+        scaler.update(scaler.get_scale())
+    found = {name: each.grad * 9 for name, each in model.named_parameters()}
+    assert relative_error(found, expected) < 1e-5
+    for inputs, labels in private.batches(data, steps=1):
+        scaler.scale(loss(model, inputs, labels)).backward()
+        scaler.unscale_(optimizer)
+        with pytest.raises(StepError, match="unscale_"):
+            scaler.step(optimizer)
+        break
