@@ -91,10 +91,10 @@ class Chooser:
             for name, way in contribution.ways().items()
             if counts[name] <= HOPELESS * least
         }
-        took = dict.fromkeys(ways, math.inf)
+        took, sweep = dict.fromkeys(ways, math.inf), torch.empty(_SWEEP)
         for _ in range(REPETITIONS):  # in turns, so that a busy moment hits all alike
             for name, way in ways.items():
-                took[name] = min(took[name], _milliseconds(way))
+                took[name] = min(took[name], _milliseconds(way, sweep))
         return Choice(min(took, key=lambda name: took[name]), took)
 
     def state(self) -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ def _as_kind(values: Any) -> Any:
     return values
 
 
-def _milliseconds(way: Callable[[], Contribution]) -> float:
+def _milliseconds(way: Callable[[], Contribution], sweep: Tensor) -> float:
     """How long norms and sum take together.
 
     In training a whole backward pass lies between the two, so the sum finds a cold cache.
@@ -127,7 +127,7 @@ def _milliseconds(way: Callable[[], Contribution]) -> float:
     norms = form._squared_norms()
     _wait(norms)
     between = time.perf_counter()
-    torch.empty(_SWEEP).fill_(0)
+    sweep.fill_(0)  # no new memory: the page faults would take longer than the ways
     resumed = time.perf_counter()
     _wait(form.weighted_sum(torch.ones_like(norms)))
     return 1000 * ((between - started) + (time.perf_counter() - resumed))
