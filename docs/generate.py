@@ -55,6 +55,7 @@ MODULES = (
     "deniable.checkpoint",
     "deniable.runfolder",
     "deniable.report",
+    "deniable.words",
     "deniable.errors",
 )
 

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from deniable import words
 from deniable.accounting import ACCOUNTANTS, spent
 from deniable.events import Event
-from deniable.report import words
 from deniable.units import Neighbouring, Spent
 
 FALSE_POSITIVE_RATE = 0.01

@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from deniable.report import words
+from deniable import words
 from deniable.units import Spent
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from deniable import words
 from deniable.cli import claim
 from deniable.plan import Plan
-from deniable.report import words
 
 
 def plan_command(

@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from deniable import words
 from deniable.cli import claim
 from deniable.events import to_json
 from deniable.ledger import Ledger, RunRecord
-from deniable.report import words
 from deniable.report.statement import releases
 from deniable.runfolder import RunFolder
 

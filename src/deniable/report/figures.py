@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from deniable.report import charts, words
+from deniable import words
+from deniable.report import charts
 from deniable.report.record import Record, number
 from deniable.units import Spent
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from deniable.report import words
+from deniable import words
 from deniable.report.record import Record
 from deniable.report.statement import Statement
 from deniable.units import Spent

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from deniable.report import words
+from deniable import words
 from deniable.report.command import command
 from deniable.report.figures import figures, numbers
 from deniable.report.notices import notices

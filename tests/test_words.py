@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deniable.report import words
+from deniable import words
 from deniable.units import Spent
 
 

@@ -1,4 +1,4 @@
-"""Numbers and sentences as the report prints them; a privacy bound is always rounded up."""
+"""Numbers and sentences as people read them; a privacy bound is always rounded up."""
 
 from __future__ import annotations
 
