@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import deniable
+from benchmarks.workloads import WORKLOADS, Workload
 from deniable.errors import CaptureError
 from gradients.networks import CASES, Case
 
@@ -30,27 +32,104 @@ def test_batch_norm_is_named_with_its_mend() -> None:
         deniable.check(model, class_loss, batch_of())
 
 
-def test_subtracting_the_batch_mean_is_named_by_the_module_that_does_it() -> None:
-    class Centred(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(6, 3)
+class Centred(nn.Module):
+    """Subtracts the mean over the batch, from what its layer gets or from what it makes."""
 
-        def forward(self, h: Tensor) -> Tensor:
+    def __init__(self, inputs: bool) -> None:
+        super().__init__()
+        self.inputs, self.head = inputs, nn.Linear(6, 3)
+
+    def forward(self, h: Tensor) -> Tensor:
+        if self.inputs:
             return self.head(h - h.mean(0))
+        outputs = self.head(h)
+        return outputs - outputs.mean(0)
 
-    model = nn.Sequential(nn.Linear(4, 6), Centred())
-    with pytest.raises(CaptureError, match=r"forward of '1', before module '1\.head'"):
+
+@pytest.mark.parametrize(
+    ("inputs", "where"),
+    [
+        (True, r"in the forward of '1', before module '1\.head'"),
+        (False, r"in module '1' \(Centred\)"),
+    ],
+)
+def test_subtracting_the_batch_mean_is_named_by_the_module_that_does_it(
+    inputs: bool, where: str
+) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), Centred(inputs))
+    with pytest.raises(CaptureError, match=where):
         deniable.check(model, class_loss, batch_of())
 
 
-def test_a_contrastive_loss_is_found() -> None:
-    def contrastive(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        z = F.normalize(model(inputs), dim=1)
-        return F.cross_entropy(z @ z.T, torch.arange(len(z)))
+def centred_inputs(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(model(inputs - inputs.mean(0)), labels)
 
-    with pytest.raises(CaptureError, match="meet in the loss"):
-        deniable.check(nn.Linear(4, 3), contrastive, batch_of())
+
+def centred_outputs(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    outputs = model(inputs)
+    return F.cross_entropy(outputs - outputs.mean(0), labels)
+
+
+def contrastive(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    z = F.normalize(model(inputs), dim=1)
+    return F.cross_entropy(z @ z.T, torch.arange(len(z)))
+
+
+def neighbours(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    outputs = model(inputs)
+    return F.cosine_similarity(outputs, outputs.roll(1, 0)).mean()
+
+
+def weighted_classes(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """torch divides by the sum of the weights of the classes that the rows happen to have."""
+    weight = torch.tensor([1.0, 2.0, 3.0], dtype=inputs.dtype)
+    return F.cross_entropy(model(inputs), labels, weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("loss", "where"),
+    [
+        (centred_inputs, "before the model is called"),
+        (centred_outputs, "meet in the loss"),
+        (contrastive, "meet in the loss"),
+        (neighbours, "meet in the loss"),
+        (weighted_classes, "meet in the loss.*weights of classes"),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_a_loss_in_which_rows_meet_is_found(loss: Any, where: str) -> None:
+    """Pitfall: privacy 7."""
+    with pytest.raises(CaptureError, match=where):
+        deniable.check(nn.Linear(4, 3), loss, batch_of())
+
+
+def test_attention_along_the_batch_is_named_with_its_mend() -> None:
+    model = nn.Sequential(nn.TransformerEncoderLayer(4, 2, 8), nn.Flatten(), nn.Linear(20, 3))
+    batch = (torch.randn(8, 5, 4), torch.randint(3, (8,)))
+    with pytest.raises(CaptureError, match=r"'0\.self_attn'.*batch_first=True"):
+        deniable.check(model, class_loss, batch)
+
+
+def test_the_mode_of_each_layer_is_kept() -> None:
+    """Normalisation by fixed statistics keeps rows apart; a model that is not trained is no use."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6).requires_grad_(False), nn.Linear(6, 3))
+    model[1].eval()
+    assert deniable.check(model, class_loss, batch_of()).rows == 6
+    with pytest.raises(CaptureError, match=r"model\.train\(\)"):
+        deniable.check(model.eval(), class_loss, batch_of())
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
+def test_the_workloads_of_the_benchmark_pass(workload: Workload) -> None:
+    torch.manual_seed(0)
+    model, batch = workload.build(), workload.data(3)
+
+    def loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        return workload.loss(model(inputs), labels)
+
+    checked = deniable.check(model, loss, batch, rows=3)
+    assert checked.parameters == sum(each.numel() for each in model.parameters())
+    assert checked.largest_error is not None and checked.largest_error < 1e-10
 
 
 def test_ignore_index_under_a_token_mean_is_found() -> None:

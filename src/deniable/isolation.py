@@ -73,7 +73,7 @@ def check(
     >>> check(nn.Linear(4, 2), loss, (inputs, labels)).rows
     6
     """
-    twin = _without_dropout(copy.deepcopy(model).double().train())
+    twin = _without_dropout(copy.deepcopy(model).double())
     few = [_first(each, rows) for each in batch]
     n = min(rows, len(few[0]))
     if n < 2:
@@ -177,24 +177,30 @@ def _isolated(before: Tensor, after: Tensor, unit: int, n: int) -> bool:
 
 
 def _guilty(model: nn.Module, name: str, when: str) -> str:
-    module = model.get_submodule(name)
-    mend = (
-        "deniable.replace_batchnorm(model, optimizer) puts GroupNorm in its place"
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        else "Keep the rows of a batch apart"
-    )
+    module, mend = model.get_submodule(name), "Keep the rows of a batch apart"
     if when == "out of":
+        mend = _mend(module) or mend
         where = (
             f"in module '{name}' ({type(module).__name__})" if name else "in the model's forward"
         )
-    else:
+    elif name:
         parent = name.rpartition(".")[0]
         where = f"in the forward of '{parent}'" if parent else "in the model's own forward"
         where += f", before module '{name}'"
+    else:
+        where = "before the model is called"
     return (
         f"The rows of a batch meet {where}: one row was replaced, and values of another changed. "
         f"No bound per row covers that. {mend}."
     )
+
+
+def _mend(module: nn.Module) -> str | None:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return "deniable.replace_batchnorm(model, optimizer) puts GroupNorm in its place"
+    if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)) and not module.batch_first:
+        return "It takes dimension 0 for time; batch_first=True says that rows come first"
+    return None
 
 
 # -- backward: which loss does, and whether the numbers are right --------------------------------
@@ -237,8 +243,9 @@ def _check_gradients(
         raise CaptureError(
             "The rows of a batch meet in the loss: one row was replaced, and another row's "
             f"gradient changed by {worst / scale:.1%} of the largest. A mean over what the rows "
-            "decide together (tokens that are not ignore_index) or a loss that compares rows does "
-            "that. Reduce within each row first, and give private.backward one loss per row."
+            "decide together (tokens that are not ignore_index, weights of classes) or a loss that "
+            "compares rows does that. Reduce within each row first, and give private.backward one "
+            "loss per row."
         )
 
 
