@@ -4,15 +4,18 @@ Importable without torch; dp-accounting, which does the mathematics, is imported
 """
 
 from deniable.accounting.accountants import ACCOUNTANTS, Accountant, spent
-from deniable.accounting.calibrate import noise_multiplier_for, steps_for
+from deniable.accounting.calibrate import most_for, noise_multiplier_for, steps_for
+from deniable.accounting.meter import Meter
 from deniable.accounting.pld import PldAccountant
 from deniable.accounting.rdp import RdpAccountant
 
 __all__ = [
     "ACCOUNTANTS",
     "Accountant",
+    "Meter",
     "PldAccountant",
     "RdpAccountant",
+    "most_for",
     "noise_multiplier_for",
     "spent",
     "steps_for",

@@ -1,27 +1,43 @@
-"""The noise, or the number of steps, that reaches a target epsilon and never passes it."""
+"""The noise, the steps or the batch size that reach a target epsilon and never pass it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 from deniable.accounting.accountants import accountant_named
+from deniable.accounting.meter import Meter
 from deniable.errors import AccountingError
 from deniable.events import Event, SelfComposedEvent
 
 TOLERANCE = 1e-3
+ROUGH = 0.3  # of a first guess
 SMALLEST_TARGET, LARGEST_TARGET = 1e-4, 1e7
 SMALLEST_NOISE, LARGEST_NOISE = 1e-4, 1e7
 MOST_STEPS = 2**40
 
+Cost = Callable[[Event], float]
+
 
 def noise_multiplier_for(
-    event_at: Callable[[float], Event], epsilon: float, delta: float, accountant: str = "pld"
+    event_at: Callable[[float], Event],
+    epsilon: float,
+    delta: float,
+    accountant: str = "pld",
+    near: float | None = None,
 ) -> float:
     """The noise multiplier at which `event_at(noise_multiplier)` costs `epsilon`, or just below.
 
     Guarantees: `spent(event_at(result), delta, accountant).epsilon` lies in
     `[(1 - TOLERANCE) * epsilon, epsilon]`.
+
+    Args:
+        event_at: an event that costs less the more noise it has.
+        epsilon: the target.
+        delta: of the guarantee.
+        accountant: who states the cost.
+        near: a guess, where there is one.
 
     Raises:
         AccountingError: no noise multiplier between 1e-4 and 1e7 reaches the target.
@@ -31,17 +47,44 @@ def noise_multiplier_for(
     3.73
     """
     _check_target(epsilon)
+    line = _Line(epsilon, slope=-1.0, start=math.log(near or 1.0))
+    *quick, exact = _costs(delta, accountant, near is not None)
+    for cost, tolerance in quick:
+        with suppress(AccountingError):  # what a quick bound cannot reach, the accountant may
+            _least_noise(event_at, cost, tolerance, line)
+    return _least_noise(event_at, *exact, line)
 
-    def solve(name: str, start: float) -> float:
-        chosen = accountant_named(name)
-        return _least_noise(lambda noise: chosen.epsilon(event_at(noise), delta), epsilon, start)
 
-    # From the answer of the quick bound, the chosen accountant needs a few looks only.
-    try:
-        start = solve("rdp", 1.0)
-    except AccountingError:
-        start = 1.0
-    return solve(accountant, start)
+def most_for(
+    event_at: Callable[[int], Event],
+    epsilon: float,
+    delta: float,
+    accountant: str = "pld",
+    *,
+    limit: int = MOST_STEPS,
+    slope: float = 0.5,
+    tolerance: float = TOLERANCE,
+) -> int:
+    """The largest whole number up to `limit` at which `event_at(number)` costs `epsilon` at most.
+
+    Guarantees: what it costs is `epsilon` at most, and either above `(1 - tolerance) * epsilon`, or
+    one more would cost more than `epsilon`, or it is the limit. 0 when even 1 is too much.
+
+    Args:
+        event_at: an event that costs more the larger the number is.
+        epsilon: the target.
+        delta: of the guarantee.
+        accountant: who states the cost.
+        limit: the largest answer.
+        slope: roughly the power of the number with which epsilon grows.
+        tolerance: how far below the target the answer may stay.
+    """
+    _check_target(epsilon)
+    line = _Line(epsilon, slope, start=0.0)
+    *quick, (exact, _) = _costs(delta, accountant)
+    for cost, rough in quick:
+        _most(event_at, cost, rough, line, limit)
+    return _most(event_at, exact, tolerance, line, limit)
 
 
 def steps_for(step: Event, epsilon: float, delta: float, accountant: str = "pld") -> int:
@@ -58,81 +101,93 @@ def steps_for(step: Event, epsilon: float, delta: float, accountant: str = "pld"
     >>> steps_for(GaussianEvent(100.0), epsilon=1.0, delta=1e-5)
     718
     """
-    _check_target(epsilon)
-
-    def solve(name: str, start: int) -> int:
-        chosen = accountant_named(name)
-
-        def cost(count: int) -> float:
-            return chosen.epsilon(SelfComposedEvent(step, count), delta)
-
-        return _most_steps(cost, epsilon, start)
-
-    return solve(accountant, max(1, solve("rdp", 1)))
+    found = most_for(lambda count: SelfComposedEvent(step, count), epsilon, delta, accountant)
+    if found == MOST_STEPS:
+        raise AccountingError(
+            f"More than 10^12 steps fit into epsilon = {epsilon:g}: their number is no limit here. "
+            "Choose the steps, and leave out the noise multiplier or epsilon instead."
+        )
+    return found
 
 
-def _least_noise(cost: Callable[[float], float], target: float, start: float) -> float:
-    """A noise whose cost lies in `[(1 - TOLERANCE) * target, target]`."""
+def _costs(delta: float, accountant: str, is_near: bool = False) -> list[tuple[Cost, float]]:
+    """Ever tighter and slower, each with its tolerance: the slow ones then need a few looks."""
+    exact = accountant_named(accountant)
+    costs: list[tuple[Cost, float]] = [(lambda event: exact.epsilon(event, delta), TOLERANCE)]
+    if accountant == "pld":
+        costs.insert(0, (lambda event: Meter(event, delta).epsilon(event), TOLERANCE))
+        if not is_near:
+            rdp = accountant_named("rdp")
+            costs.insert(0, (lambda event: rdp.epsilon(event, delta), ROUGH))
+    return costs
+
+
+def _least_noise(
+    event_at: Callable[[float], Event], cost: Cost, tolerance: float, line: _Line
+) -> float:
+    """A noise whose cost is within the target by `tolerance` at most; the line ends there."""
     low, high = math.log(SMALLEST_NOISE), math.log(LARGEST_NOISE)  # too dear | within the target
-    at, line = math.log(start), _Line(slope=-1.0, target=target)
+    line.begin()
     while high - low > 1e-12:
-        value = cost(math.exp(at))
-        if (1 - TOLERANCE) * target <= value <= target:
-            return math.exp(at)
-        low, high = (at, high) if value > target else (low, at)
-        line.add(at, value)
-        at = line.next(low, high)
+        value = cost(event_at(math.exp(line.at)))
+        if (1 - tolerance) * line.target <= value <= line.target:
+            return math.exp(line.at)
+        low, high = (line.at, high) if value > line.target else (low, line.at)
+        line.look(value, low, high)
     raise AccountingError(
         f"No noise multiplier between {SMALLEST_NOISE:g} and {LARGEST_NOISE:g} costs "
-        f"epsilon = {target:g}. Change epsilon, delta, the batch size or the number of steps."
+        f"epsilon = {line.target:g}. Change epsilon, delta, the batch size or the number of steps."
     )
 
 
-def _most_steps(cost: Callable[[int], float], target: float, start: int) -> int:
-    """A count within the target whose cost is above `(1 - TOLERANCE) * target`, or the last one."""
-    low, high = 0, MOST_STEPS  # within the target | too dear
-    at, line = start, _Line(slope=0.5, target=target)
+def _most(
+    event_at: Callable[[int], Event], cost: Cost, tolerance: float, line: _Line, limit: int
+) -> int:
+    """The largest number within the target, or one whose cost is within it by `tolerance`."""
+    low, high = 0, limit + 1  # within the target | too dear
+    line.begin()
     while high - low > 1:
-        value = cost(at)
-        if (1 - TOLERANCE) * target <= value <= target:
-            return at
-        low, high = (at, high) if value <= target else (low, at)
-        line.add(math.log(at), value)
-        guess = math.exp(line.next(math.log(max(low, 0.5)), math.log(high)))
-        at = min(max(round(guess), low + 1), high - 1)
-    if high == MOST_STEPS:
-        raise AccountingError(
-            f"More than 10^12 steps fit into epsilon = {target:g}: their number is no limit here. "
-            "Choose the steps, and leave out the noise multiplier or epsilon instead."
-        )
+        number = min(max(round(math.exp(line.at)), low + 1), high - 1)
+        line.at = math.log(number)
+        value = cost(event_at(number))
+        if (1 - tolerance) * line.target <= value <= line.target:
+            return number
+        low, high = (number, high) if value <= line.target else (low, number)
+        line.look(value, math.log(max(low, 0.5)), math.log(high))
     return low
 
 
 class _Line:
-    """Guesses where the cost meets the target: in logarithms it is close to a straight line."""
+    """Guesses where the cost meets the target: in logarithms it is close to a straight line.
 
-    def __init__(self, slope: float, target: float) -> None:
-        self._slope = slope
-        self._aim = math.log(target * (1 - TOLERANCE / 2))
-        self._points: list[tuple[float, float]] = []
+    Attributes:
+        target: the epsilon to be met.
+        at: the logarithm of the next guess.
+    """
+
+    def __init__(self, target: float, slope: float, start: float) -> None:
+        self.target, self.at = target, start
+        self._slope, self._aim = slope, math.log(target * (1 - TOLERANCE / 2))
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the looks at another cost; the slope is kept, as it will be much the same."""
+        self._last: tuple[float, float] | None = None
         self._guesses = 0
 
-    def add(self, at: float, value: float) -> None:
-        if 0 < value < math.inf:
-            self._points.append((at, math.log(value) - self._aim))
-
-    def next(self, low: float, high: float) -> float:
-        """The secant's next look; the middle when that leads out of the bracket or on for long."""
+    def look(self, value: float, low: float, high: float) -> None:
+        """Guess anew: by the secant, or the middle where that leaves the bracket or goes on."""
         self._guesses += 1
-        if not self._points or self._guesses % 5 == 0:
-            return (low + high) / 2
-        x1, y1 = self._points[-1]
-        slope = self._slope
-        if len(self._points) > 1:
-            x0, y0 = self._points[-2]
-            slope = (y1 - y0) / (x1 - x0) or slope
-        guess = x1 - y1 / slope
-        return guess if low < guess < high else (low + high) / 2
+        guess = math.inf
+        if 0 < value < math.inf:
+            height = math.log(value) - self._aim
+            if self._last is not None:
+                x0, y0 = self._last
+                self._slope = (height - y0) / (self.at - x0) or self._slope
+            self._last = self.at, height
+            guess = self.at - height / self._slope
+        wanders = self._guesses % 5 == 0 or not low < guess < high
+        self.at = (low + high) / 2 if wanders else guess
 
 
 def _check_target(epsilon: float) -> None:

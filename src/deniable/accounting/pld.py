@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from deniable.accounting.rdp import RdpAccountant
-from deniable.accounting.tally import SingleEvent, split, tally
+from deniable.accounting.tally import SingleEvent, is_noiseless, split, tally
 from deniable.events import Event
 
 if TYPE_CHECKING:
@@ -49,12 +49,18 @@ class PldAccountant:
         """
         bound = RdpAccountant().epsilon(event, delta)
         counts = tally(event)
-        allowance = ROUNDING * counts.total()
-        if not 0 < bound < math.inf or counts.total() > MOST_RELEASES or allowance > delta / 10:
+        if not 0 < bound < math.inf or not is_composable(counts, delta):
             return bound
-        step = _interval(counts, bound)
+        step, allowance = _interval(counts, bound), ROUNDING * counts.total()
         tight = _composed(tuple(counts.items()), step).get_epsilon_for_delta(delta - allowance)
         return min(bound, tight) if tight >= 0 else bound
+
+
+def is_composable(counts: Counter[SingleEvent], delta: float) -> bool:
+    """Whether the Fourier transforms are fine enough for these releases."""
+    releases = counts.total()
+    exact = 0 < releases <= MOST_RELEASES and releases * ROUNDING <= delta / 10
+    return exact and not is_noiseless(counts)
 
 
 def _interval(counts: Counter[SingleEvent], bound: float) -> float:
@@ -65,11 +71,26 @@ def _interval(counts: Counter[SingleEvent], bound: float) -> float:
     can ask for more points than are worth their time: the grid is then coarser, epsilon looser.
     Rounded to a power of two, so that neighbouring questions share their work.
     """
-    variance = sum(count * _loss_variance(event) for event, count in counts.items())
-    deviation = math.sqrt(variance / counts.total())
+    deviation = _deviation(counts)
     fitted = min(deviation / 25, max(bound / 10_000, deviation / 200))
-    affordable = max(map(_largest_loss, counts)) / MOST_POINTS
-    return float(2.0 ** math.floor(math.log2(max(fitted, affordable, FINEST_INTERVAL))))
+    return _affordable(fitted, counts)
+
+
+def coarse_interval(counts: Counter[SingleEvent]) -> float:
+    """A grid for quick looks: it adds some 0.3% to epsilon, and contains every coarser one."""
+    return _affordable(_deviation(counts) / 4, counts)
+
+
+def _deviation(counts: Counter[SingleEvent]) -> float:
+    """The standard deviation of the loss of one release, over all of them."""
+    variance = sum(count * _loss_variance(event) for event, count in counts.items())
+    return math.sqrt(variance / counts.total())
+
+
+def _affordable(interval: float, counts: Counter[SingleEvent]) -> float:
+    """The interval, or a wider one that needs no more than `MOST_POINTS`, as a power of two."""
+    fewest = max(map(_largest_loss, counts)) / MOST_POINTS
+    return float(2.0 ** math.floor(math.log2(max(interval, fewest, FINEST_INTERVAL))))
 
 
 def _loss_variance(event: SingleEvent) -> float:
@@ -90,12 +111,13 @@ def _largest_loss(event: SingleEvent) -> float:
 def _composed(
     items: tuple[tuple[SingleEvent, int], ...], interval: float
 ) -> PrivacyLossDistribution:
-    distributions = [_single(event, interval).self_compose(count) for event, count in items]
+    distributions = [single(event, interval).self_compose(count) for event, count in items]
     return functools.reduce(lambda left, right: left.compose(right), distributions)
 
 
-@functools.lru_cache(maxsize=8)
-def _single(event: SingleEvent, interval: float) -> PrivacyLossDistribution:
+@functools.lru_cache(maxsize=64)
+def single(event: SingleEvent, interval: float) -> PrivacyLossDistribution:
+    """The loss of one release, on a grid of multiples of `interval`."""
     from dp_accounting.pld import privacy_loss_distribution
 
     rate, noise_multiplier = split(event)
