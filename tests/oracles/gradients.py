@@ -30,30 +30,50 @@ def one_gradient(model: nn.Module, row: Sequence[Any], loss: Loss) -> dict[str, 
     }
 
 
+def gradients_of_rows(
+    model: nn.Module, batch: Sequence[Tensor], loss: Loss
+) -> list[dict[str, Tensor]]:
+    """Autograd's gradient of each row alone, by parameter name, in float64."""
+    model = copy.deepcopy(model).double()
+    return [
+        one_gradient(model, [in_float64(each[i : i + 1]) for each in batch], loss)
+        for i in range(len(batch[0]))
+    ]
+
+
+def clipped_means(
+    rows: Sequence[dict[str, Tensor]], units: Sequence[Sequence[int]], norm: float
+) -> dict[str, Tensor]:
+    """The sum over units of the mean of their rows' gradients, each clipped to `norm`.
+
+    Args:
+        rows: one gradient for each row, at least one.
+        units: the rows of each unit; a unit without rows, or whose mean is not finite, counts as
+            zero.
+        norm: what the bound is given.
+    """
+    total = {name: torch.zeros_like(each) for name, each in rows[0].items()}
+    for unit in units:
+        mean = {name: sum(rows[k][name] for k in unit) / max(1, len(unit)) for name in total}
+        size = math.sqrt(sum(float((each**2).sum()) for each in mean.values())) if unit else 0.0
+        if size > 0 and math.isfinite(size):
+            for name, each in mean.items():
+                total[name] += min(1.0, norm / size) * each
+    return total
+
+
 def clipped_sum(
     model: nn.Module, batch: Sequence[Tensor], loss: Loss, norm: float
 ) -> dict[str, Tensor]:
-    """The sum over rows of gradients clipped to `norm`, by parameter name, in float64.
-
-    A row whose gradient is not finite counts as zero.
-    """
-    model = copy.deepcopy(model).double()
-    total: dict[str, Tensor] = {}
-    for i in range(len(batch[0])):
-        row = [in_float64(each[i : i + 1]) for each in batch]
-        grads = one_gradient(model, row, loss)
-        size = math.sqrt(sum(float((grad**2).sum()) for grad in grads.values()))
-        factor = min(1.0, norm / size) if size > 0 else 1.0
-        for name, grad in grads.items():
-            earlier = total.get(name, torch.zeros_like(grad))
-            total[name] = earlier + factor * grad if math.isfinite(size) else earlier
-    if not total:
-        total = {
-            name: torch.zeros_like(each)
-            for name, each in model.named_parameters()
-            if each.requires_grad
-        }
-    return total
+    """The sum over rows of gradients clipped to `norm`, by parameter name, in float64."""
+    rows = gradients_of_rows(model, batch, loss)
+    if rows:
+        return clipped_means(rows, [[k] for k in range(len(rows))], norm)
+    return {
+        name: torch.zeros_like(each, dtype=torch.float64)
+        for name, each in model.named_parameters()
+        if each.requires_grad
+    }
 
 
 def relative_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:

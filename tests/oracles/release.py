@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import deniable
+from deniable.grouping import Unit
 from oracles.gradients import Loss
 
 
@@ -32,19 +33,36 @@ def released_sum(
     *,
     rows: int | None = None,
     per_row: bool = False,
+    unit: Unit | None = None,
+    drawn: int | None = None,
+    strategy: str | None = None,
 ) -> dict[str, Tensor]:
-    """One private step on exactly these rows; `per_row`: the loss is a vector, one a row."""
-    n = len(batch[0])
-    data = tuple(batch)
-    if n == 0:
-        data = tuple(torch.zeros(1, *each.shape[1:], dtype=each.dtype) for each in batch)
+    """One private step at noise 0: on the first `drawn` units of this data, on all if not given.
+
+    Args:
+        model: to train; it stays as it is.
+        batch: the data set.
+        loss: called as `loss(model, *piece)`.
+        norm: the bound's.
+        rows: of one piece.
+        per_row: the loss is a vector, one a row.
+        unit: what is bounded; a row if not given.
+        drawn: how many units; 0 if the data set is empty.
+        strategy: taken wherever it exists; without one, strategies are measured.
+    """
+    if not len(batch[0]):
+        batch, drawn = [torch.zeros(1, *each.shape[1:], dtype=each.dtype) for each in batch], 0
+    unit = unit or deniable.Example()
+    units = unit.population(len(batch[0]))
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
     plan = deniable.Plan(
-        examples=len(data[0]), batch_size=len(data[0]), steps=1, noise_multiplier=0.0, delta=1e-3
+        examples=units, batch_size=units, steps=1, noise_multiplier=0.0, delta=1e-3
     )
-    private = deniable.attach(model, optimizer, plan, deniable.Clip(norm))
-    (everyone if n else no_one)(private)
-    for piece in private.batches(data, rows=rows):
+    seed = None if strategy is None else 0
+    private = deniable.attach(model, optimizer, plan, deniable.Clip(norm), unit=unit, seed=seed)
+    private._sampler.draw = lambda: np.arange(units if drawn is None else drawn)
+    private._capture.chooser.force = strategy
+    for piece in private.batches(tuple(batch), rows=rows):
         value = loss(model, *piece)
         if per_row:
             private.backward(value)
@@ -53,7 +71,7 @@ def released_sum(
         optimizer.step()
     private.detach()
     return {
-        name: parameter.grad * plan.batch_size
+        name: parameter.grad * unit.denominator(units)
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }

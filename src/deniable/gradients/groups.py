@@ -59,7 +59,7 @@ class Groups:
     def _shares(self, values: Tensor) -> Tensor:
         """What each row counts for in its unit's mean, shaped to multiply `values`."""
         sizes = torch.tensor(self.sizes, device=values.device)
-        shares = torch.repeat_interleave(1 / sizes.clamp_min(1), sizes).to(values.dtype)
+        shares = torch.repeat_interleave(1 / sizes.clamp_min(1).to(values.dtype), sizes)
         return shares.view(-1, *([1] * (values.ndim - 1)))
 
     def _join(self, values: Tensor) -> Tensor:
