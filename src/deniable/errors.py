@@ -6,6 +6,7 @@ DeniableError
 ├── AccountingError       (ValueError)   events that cannot be turned into (epsilon, delta)
 │   └── UnknownEventError                an event that this accountant does not know: refused
 ├── LedgerError           (RuntimeError) a ledger that cannot be read, written or trusted
+│   └── BudgetError                      a release that a ledger's budget or its closing forbids
 ├── DataError             (ValueError)   a data set that is absent, cut off, swapped or corrupted
 ├── AttachError           (ValueError)   a model or optimizer that cannot be made private
 ├── CaptureError          (RuntimeError) a gradient that no per-unit rule saw (contract 1)
@@ -36,6 +37,10 @@ class UnknownEventError(AccountingError):
 
 class LedgerError(DeniableError, RuntimeError):
     """A ledger that cannot be read, written or trusted."""
+
+
+class BudgetError(LedgerError):
+    """A release that a ledger's budget or its closing forbids; nothing of it was recorded."""
 
 
 class DataError(DeniableError, ValueError):

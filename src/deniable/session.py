@@ -66,6 +66,7 @@ def attach(
 
     Raises:
         AttachError: the model or the optimizer cannot be made private; the message says the mend.
+        BudgetError: the plan does not fit the ledger's budget, or the ledger is closed.
 
     >>> import torch
     >>> model = nn.Linear(4, 2)
@@ -139,12 +140,15 @@ class PrivateSession:
         self._run = self._ledger.run(
             self.run_id,
             planned=plan.steps,
+            expected=plan.event,
             description={
                 "plan": plan.to_json(),
                 "bound": bound.settings(),
-                "unit": unit.settings() | {"protects": unit.protects},
+                "unit": unit.settings(),
+                "noise": {"secure": secure, "seeded": seed is not None},
             },
             neighbouring=plan.neighbouring,
+            unit=unit.protects,
         )
         self._sampler_state = self._sampler.generator.bit_generator.state
         self._data: str | None = None
@@ -363,6 +367,7 @@ class PrivateSession:
                 "The data set is not the one that this session was trained on, so continuing "
                 "would add the same noise to other data. Start a new run on the new data."
             )
+        self._ledger.recognise(found)
         self._data = found
 
     def state_dict(self) -> dict[str, Any]:

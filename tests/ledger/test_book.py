@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,17 @@ from deniable.ledger import Ledger
 from deniable.units import Neighbouring
 
 ONE, TWO = GaussianEvent(1.0), GaussianEvent(2.0)
+
+
+def append(path: Path, kind: str, says: dict[str, Any]) -> None:
+    """An entry that another version of deniable wrote: its hash is in order."""
+    connection = sqlite3.connect(path)
+    number, head = connection.execute("SELECT max(id), hash FROM entry").fetchone()
+    content = json.dumps({"kind": kind, **says})
+    written = hashlib.sha256(f"{head}\n{content}".encode()).hexdigest()
+    with connection:
+        connection.execute("INSERT INTO entry VALUES (?, ?, ?)", (number + 1, content, written))
+    connection.close()
 
 
 def filled(path: Path) -> None:
@@ -62,13 +76,12 @@ def test_a_run_that_is_not_there_is_refused_with_those_that_are() -> None:
         book.event("x")
 
 
-@pytest.mark.parametrize("table", ["opening", "entry"])
-@pytest.mark.parametrize("change", ["UPDATE {} SET id = id + 100", "DELETE FROM {}"])
-def test_rows_can_be_neither_changed_nor_deleted(tmp_path: Path, table: str, change: str) -> None:
+@pytest.mark.parametrize("change", ["UPDATE entry SET id = id + 100", "DELETE FROM entry"])
+def test_entries_can_be_neither_changed_nor_deleted(tmp_path: Path, change: str) -> None:
     filled(tmp_path / "l")
     connection = sqlite3.connect(tmp_path / "l")
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-        connection.execute(change.format(table))
+        connection.execute(change)
     connection.close()
 
 
@@ -160,28 +173,79 @@ def test_a_ledger_with_overwritten_pages_is_refused(tmp_path: Path) -> None:
         Ledger(path)
 
 
-def test_a_ledger_of_a_later_version_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "advice"), [(1, "no hash chain"), (3, "the version of deniable that wrote it")]
+)
+def test_a_ledger_of_another_version_is_refused(tmp_path: Path, version: int, advice: str) -> None:
     path = tmp_path / "l"
     filled(path)
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
-    with pytest.raises(LedgerError, match=r"version 2, this deniable reads version 1\. Use the"):
+    said = rf"version {version}, this deniable reads version 2\..*{advice}"
+    with pytest.raises(LedgerError, match=said):
         Ledger(path)
 
 
-def test_an_event_of_a_later_version_is_refused_not_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "says", "error"),
+    [
+        (
+            "reserve",
+            {"opening": 2, "start": 5, "stop": 6, "event": {"kind": "laplace", "scale": 1.0}},
+            UnknownEventError,
+        ),
+        ("rebate", {"epsilon": 1.0}, LedgerError),
+        ("reserve", {"opening": 99, "start": 0, "stop": 1}, LedgerError),
+    ],
+    ids=["event", "entry", "reservation of nobody"],
+)
+def test_what_this_version_does_not_know_is_refused_not_left_out(
+    tmp_path: Path, kind: str, says: dict[str, Any], error: type[Exception]
+) -> None:
     path = tmp_path / "l"
     filled(path)
-    connection = sqlite3.connect(path)
-    with connection:
-        connection.execute(
-            "INSERT INTO entry (opening, kind, start, stop, event) "
-            """VALUES (1, 'reserve', 5, 6, '{"kind": "laplace", "scale": 1.0}')"""
-        )
-    connection.close()
-    with Ledger(path) as book, pytest.raises(UnknownEventError, match="laplace"):
-        book.event()
+    append(path, kind, says)
+    with pytest.raises(error, match=r"laplace|rebate|99"):
+        Ledger(path)
+
+
+def test_a_ledger_holds_one_data_set() -> None:
+    """Pitfall: users 12."""
+    book = Ledger(None)
+    book.recognise("f00d")
+    book.recognise("f00d")
+    with pytest.raises(LedgerError, match=r"fingerprint f00d, got beef.*Ledger\(path, data="):
+        book.recognise("beef")
+    assert book.contents().fingerprints == ["f00d"]
+
+
+def test_a_data_set_that_a_person_named_may_take_many_forms(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l", data="hospital") as book:
+        book.recognise("raw")
+        book.recognise("scaled")
+    with Ledger(tmp_path / "l", data="hospital") as book:
+        assert book.contents().name == "hospital"
+        assert book.contents().fingerprints == ["raw", "scaled"]
+    with pytest.raises(LedgerError, match=r"the data set 'hospital', got 'school'"):
+        Ledger(tmp_path / "l", data="school")
+
+
+def test_releases_on_other_terms_do_not_compose_here() -> None:
+    """A person's rows are another unit than one row. Pitfall: privacy 14."""
+    book = Ledger(None)
+    book.run("a", unit="one user")
+    with pytest.raises(LedgerError, match=r"protect one user, got .* and one example"):
+        book.run("b")
+
+
+def test_a_release_outside_training_is_one_event_on_record() -> None:
+    """Statistics, PCA and audits compose with training. Pitfall: users 12."""
+    book = Ledger(None)
+    book.run("training", planned=3, block=3).release(ONE)
+    book.release("mean", TWO, description={"what": "column means"})
+    assert book.event() == ComposedEvent((SelfComposedEvent(ONE, 3), SelfComposedEvent(TWO, 1)))
+    assert book.runs()[1].description == {"what": "column means"}
 
 
 def test_a_file_that_stays_locked_is_said_to_be(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from deniable.accounting import spent
 from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
 from deniable.ledger import Ledger
 
@@ -89,6 +90,20 @@ def test_killed_before_any_sql_statement_it_never_understates(tmp_path: Path) ->
     found = fates(Case(tmp_path), "honest")
     assert len(found) > 20
     assert all(found)
+
+
+def test_killed_writers_leave_a_readable_ledger_within_its_budget(tmp_path: Path) -> None:
+    """Opening it checks every hash; what they reserved stays spent. Pitfall: privacy 10."""
+    case = Case(tmp_path)
+    with Ledger(case.ledger) as book:
+        cost = spent(SelfComposedEvent(STEP, 50), 1e-5, "rdp").epsilon
+        book.set_budget(cost, 1e-5, "rdp")
+    for statement in (25, 45):
+        case.start(die_before=statement).wait()
+        assert case.holds()
+        assert case.stated() <= 50
+    assert case.start().wait() == 0
+    assert case.stated() == 50
 
 
 def test_a_release_that_is_recorded_too_late_is_caught(tmp_path: Path) -> None:

@@ -158,22 +158,6 @@ def test_of_two_that_continue_one_run_only_the_later_may_reserve(tmp_path: Path)
     assert second.event() == times(ONE, 10)
 
 
-def test_a_run_keeps_its_relation(tmp_path: Path) -> None:
-    """Pitfall: privacy 14."""
-    import sqlite3
-
-    ledger = Ledger(tmp_path / "l")
-    ledger.run("a")
-    with sqlite3.connect(tmp_path / "l") as connection:
-        connection.execute(
-            "INSERT INTO opening (run_id, opened, neighbouring, description) "
-            "VALUES ('a', '2030-01-01', 'replace', '{}')"
-        )
-    connection.close()
-    with pytest.raises(LedgerError, match="relation replace, got add-or-remove"):
-        ledger.run("a")
-
-
 def test_a_release_that_could_not_be_recorded_does_not_count(tmp_path: Path) -> None:
     """Pitfall: privacy 10."""
     ledger = Ledger(tmp_path / "l")

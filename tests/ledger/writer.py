@@ -11,9 +11,11 @@ import os
 import signal
 import sqlite3
 import sys
+from contextlib import suppress
 
+from deniable.errors import BudgetError
 from deniable.events import GaussianEvent, PoissonSampledEvent
-from deniable.ledger import Ledger
+from deniable.ledger import Ledger, RunLedger
 
 STEP = PoissonSampledEvent(0.01, GaussianEvent(1.0))
 
@@ -45,16 +47,21 @@ def main(ledger: str, side: str, run_id: str, first: str, *rest: str) -> None:
     run = book.run(run_id, planned=planned, block=block)
     if first != "continue":
         run.resume_at(int(first))
+    with suppress(BudgetError):
+        release(run, noted, steps, rest[4])
+    run.settle()
+    book.close()
+
+
+def release(run: RunLedger, noted: int, steps: int, mode: str) -> None:
     for _ in range(steps):
         line = f"{run.position}\n".encode()
-        if rest[4] == "late":
+        if mode == "late":
             os.write(noted, line)
             run.release(STEP)
         else:
             run.release(STEP)
             os.write(noted, line)
-    run.settle()
-    book.close()
 
 
 if __name__ == "__main__":

@@ -1,61 +1,39 @@
-"""A ledger: the released events of any number of runs."""
+"""A ledger: everything that was released on one data set."""
 
 from __future__ import annotations
 
-import json
-import sqlite3
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from deniable.errors import LedgerError
+from deniable.errors import BudgetError, LedgerError
 from deniable.events import Event
+from deniable.ledger.budget import Budget
+from deniable.ledger.contents import Contents, RunRecord
 from deniable.ledger.run import RunLedger
-from deniable.ledger.statement import composed
-from deniable.ledger.store import Store, read
+from deniable.ledger.store import Store, now
 from deniable.units import Neighbouring
 
+EXAMPLE = "one example"
 BLOCK = 64
 
 
-@dataclass(frozen=True)
-class RunRecord:
-    """What a ledger states about one run.
-
-    Attributes:
-        run_id: the run's name.
-        opened: when it was first opened, ISO 8601 in UTC.
-        neighbouring: the relation under which its events are stated.
-        planned: how many steps its latest opening planned, where one was given.
-        description: what its latest opening said about itself.
-        steps: the step at which everything that counts as released ends.
-        event: everything stated for it, composed.
-    """
-
-    run_id: str
-    opened: str
-    neighbouring: Neighbouring
-    planned: int | None
-    description: dict[str, Any]
-    steps: int
-    event: Event
-
-
 class Ledger:
-    """A file (or, with None, memory) that holds the released events of any number of runs.
+    """A file (or, with None, memory) that holds everything released on one data set.
 
     Guarantees: an entry is durable (SQLite, `synchronous = EXTRA`) before `RunLedger.release`
-    returns; nothing is updated or deleted; processes may share the file.
+    returns; nothing is updated or deleted, and every entry's hash covers all before it; processes
+    may share the file, and together stay within its budget.
 
     Args:
         path: the SQLite file, made when absent; None keeps the ledger in memory, for experiments.
         create: False refuses a file that does not exist, for reading.
+        data: what people call the data set; left out, its fingerprint names it at first use.
 
     Raises:
-        LedgerError: the file is no ledger, is damaged, is newer than this version, or is locked.
+        LedgerError: the file is no ledger, is damaged or was tampered with, is of another version
+            or of another data set, or is locked.
 
     >>> from deniable.events import GaussianEvent
     >>> run = Ledger(None).run("first", planned=3)
@@ -69,17 +47,23 @@ class Ledger:
     SelfComposedEvent(event=GaussianEvent(noise_multiplier=1.0), count=1)
     """
 
-    def __init__(self, path: Path | str | None, *, create: bool = True) -> None:
+    def __init__(
+        self, path: Path | str | None, *, create: bool = True, data: str | None = None
+    ) -> None:
         self.path = None if path is None else Path(path)
         self._store = Store(self.path, create=create)
+        if data is not None:
+            self._name(data)
 
     def run(
         self,
         run_id: str,
         *,
         planned: int | None = None,
+        expected: Event | None = None,
         description: Mapping[str, Any] | None = None,
         neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE,
+        unit: str = EXAMPLE,
         block: int = BLOCK,
     ) -> RunLedger:
         """Opens the run, or takes it over when it exists; earlier openings can reserve no more.
@@ -87,26 +71,117 @@ class Ledger:
         Args:
             run_id: the run's name.
             planned: the number of steps planned: no block that begins within it reaches past it.
+            expected: what the whole run will release; refused here when that passes the budget.
             description: JSON values that say what the run is.
             neighbouring: the relation under which its events are stated.
+            unit: what the guarantee is about, in words.
             block: how many steps are reserved at once; a crash overstates by this at most.
 
         Raises:
-            LedgerError: the relation is not the one of the run so far, or the file fails.
+            BudgetError: `expected` does not fit the budget, or the ledger is closed.
+            LedgerError: the relation or the unit is not the ledger's, or the file fails.
         """
         return RunLedger(
             self._store,
             run_id,
             planned=planned,
+            expected=expected,
             description=description or {},
             neighbouring=neighbouring,
+            unit=unit,
             block=block,
         )
 
+    def release(
+        self,
+        run_id: str,
+        event: Event,
+        *,
+        description: Mapping[str, Any] | None = None,
+        neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE,
+        unit: str = EXAMPLE,
+    ) -> None:
+        """Records one release outside training (statistics, PCA, an audit), before it is made.
+
+        Raises:
+            BudgetError: it would pass the budget, or the ledger is closed; it must not be made.
+            LedgerError: it could not be recorded, or the relation or unit is another.
+        """
+        run = self.run(
+            run_id,
+            planned=1,
+            expected=event,
+            description=description,
+            neighbouring=neighbouring,
+            unit=unit,
+            block=1,
+        )
+        run.release(event)
+
+    def recognise(self, fingerprint: str) -> None:
+        """Notes that releases are made on the data of this fingerprint; other data is refused.
+
+        In a ledger whose data set a person named, all its forms (scaled, reduced) are at home.
+
+        Raises:
+            LedgerError: the ledger belongs to another data set.
+        """
+        with self._store.transaction(write=True) as contents:
+            if fingerprint in contents.fingerprints:
+                return
+            if contents.fingerprints and contents.name is None:
+                raise LedgerError(
+                    f"{self.path or 'This ledger'} belongs to the data set with the fingerprint "
+                    f"{contents.fingerprints[0]}, got {fingerprint}. Keep one ledger for each data "
+                    "set. If both are forms of the same data about the same people, say so by "
+                    "naming the data set: Ledger(path, data='...')."
+                )
+            self._store.append("data", fingerprint=fingerprint)
+
+    def set_budget(self, epsilon: float, delta: float, accountant: str = "pld") -> None:
+        """Limits what all releases on this data set may cost together, from now on.
+
+        Each budget that was ever set stays on record; the last one holds.
+
+        Raises:
+            BudgetError: a value out of range, more than that is spent already, or the ledger is
+                closed.
+        """
+        budget = Budget(epsilon, delta, accountant)
+        with self._store.transaction(write=True) as contents:
+            contents.check_open()
+            spent = budget.cost(contents.totals())
+            if not spent <= epsilon:
+                raise BudgetError(
+                    f"All releases on this data cost epsilon {spent:.6g} at delta {delta:g} "
+                    f"already: a budget of {epsilon:g} cannot be kept. Set a larger one, or close "
+                    "the ledger to further spending."
+                )
+            self._store.append(
+                "budget", at=now(), epsilon=epsilon, delta=delta, accountant=accountant
+            )
+
+    def close_spending(self) -> None:
+        """Forbids every further release on this data set; this cannot be undone.
+
+        Raises:
+            BudgetError: the ledger is closed already.
+        """
+        with self._store.transaction(write=True) as contents:
+            contents.check_open()
+            self._store.append("close", at=now())
+
+    def contents(self, until: str | None = None) -> Contents:
+        """Everything the ledger says, or all it said when `until` was the hash of its last entry.
+
+        Raises:
+            LedgerError: the chain of hashes is broken, or no entry has that hash.
+        """
+        return self._store.read(until)
+
     def runs(self) -> list[RunRecord]:
         """What is stated about each run, in the order of their first opening."""
-        with self._store.transaction(write=False) as connection:
-            return [_record(connection, run_id) for run_id in _run_ids(connection)]
+        return self.contents().records()
 
     def event(self, run_id: str | None = None) -> Event:
         """Everything stated, of one run or of all, composed; what is reserved counts as released.
@@ -114,21 +189,22 @@ class Ledger:
         Raises:
             LedgerError: there is no such run.
         """
-        with self._store.transaction(write=False) as connection:
-            known = _run_ids(connection)
-            if run_id is not None and run_id not in known:
-                raise LedgerError(
-                    f"No run {run_id!r} in {self.path or 'this ledger'}; "
-                    f"it holds {', '.join(map(repr, known)) or 'no runs'}."
-                )
-            counts: Counter[Event] = Counter()
-            for each in known if run_id is None else [run_id]:
-                counts.update(read(connection, each).counts())
-        return composed(counts)
+        return self.contents().event(run_id)
 
     def close(self) -> None:
         """Closes the file; a run that was not settled stays stated as reserved."""
         self._store.close()
+
+    def _name(self, data: str) -> None:
+        with self._store.transaction(write=True) as contents:
+            if contents.name == data:
+                return
+            if contents.name is not None:
+                raise LedgerError(
+                    f"{self.path or 'This ledger'} belongs to the data set {contents.name!r}, got "
+                    f"{data!r}. Keep one ledger for each data set."
+                )
+            self._store.append("data", name=data)
 
     def __enter__(self) -> Self:
         return self
@@ -140,27 +216,3 @@ class Ledger:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _run_ids(connection: sqlite3.Connection) -> list[str]:
-    rows = connection.execute("SELECT run_id FROM opening GROUP BY run_id ORDER BY min(id)")
-    return [run_id for (run_id,) in rows]
-
-
-def _record(connection: sqlite3.Connection, run_id: str) -> RunRecord:
-    rows = connection.execute(
-        "SELECT opened, neighbouring, planned, description FROM opening WHERE run_id = ? "
-        "ORDER BY id",
-        (run_id,),
-    ).fetchall()
-    statement = read(connection, run_id)
-    _, relation, planned, description = rows[-1]
-    return RunRecord(
-        run_id=run_id,
-        opened=rows[0][0],
-        neighbouring=Neighbouring(relation),
-        planned=planned,
-        description=json.loads(description),
-        steps=statement.steps,
-        event=composed(statement.counts()),
-    )

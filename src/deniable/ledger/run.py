@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
+from collections import Counter
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
-from deniable.errors import LedgerError
+from deniable.accounting.tally import tally
+from deniable.errors import BudgetError, LedgerError
 from deniable.events import Event, to_json
-from deniable.ledger.statement import composed
-from deniable.ledger.store import Store, read
+from deniable.ledger.budget import Budget, Guard
+from deniable.ledger.contents import Contents, Run
+from deniable.ledger.statement import Statement, composed
+from deniable.ledger.store import Store, now
 from deniable.units import Neighbouring
 
 
@@ -30,19 +31,31 @@ class RunLedger:
         run_id: str,
         *,
         planned: int | None,
+        expected: Event | None,
         description: Mapping[str, Any],
         neighbouring: Neighbouring,
+        unit: str,
         block: int,
     ) -> None:
         self.run_id = run_id
         self._store = store
         self._planned = planned
         self._block = block
-        with store.transaction(write=True) as connection:
-            _check_relation(connection, run_id, neighbouring)
-            self._statement = read(connection, run_id)
-            self._opening = _open(connection, run_id, planned, description, neighbouring)
-        self.position = self._statement.steps
+        self._guard = Guard()
+        with store.transaction(write=True) as contents:
+            _check_kind(contents, neighbouring, unit)
+            contents.check_open()
+            self._check_expected(contents, expected)
+            self._opening = store.append(
+                "open",
+                at=now(),
+                run=run_id,
+                neighbouring=neighbouring.value,
+                unit=unit,
+                planned=planned,
+                description=dict(description),
+            )
+            self.position = contents.runs[run_id].statement.steps
         self._highest = 0  # where the last step that this process released ends
         self._current: Event | None = None
         self._free_until = 0
@@ -50,7 +63,8 @@ class RunLedger:
     @property
     def reserved(self) -> int:
         """The step at which everything reserved for this run ends."""
-        return self._statement.steps
+        with self._store.known() as contents:
+            return contents.runs[self.run_id].statement.steps
 
     def resume_at(self, position: int) -> None:
         """Continues at `position`; replaying steps that were reserved before costs nothing.
@@ -76,8 +90,9 @@ class RunLedger:
         Inside the reserved block this only counts; otherwise the next block is made durable first.
 
         Raises:
+            BudgetError: the release would pass the ledger's budget, or the ledger is closed.
             LedgerError: the block could not be made durable, or another process took the run over.
-                Nothing may be released then.
+                After either, nothing may be released.
         """
         if self.position >= self._free_until or (
             event is not self._current and event != self._current
@@ -93,93 +108,94 @@ class RunLedger:
         What an earlier, killed process reserved stays stated: it may have been released. So does
         everything once another process has taken the run over.
         """
-        with self._store.transaction(write=True) as connection:
-            if self._is_latest(connection):
-                self._give_back(connection)
+        with self._store.transaction(write=True) as contents:
+            if contents.runs[self.run_id].latest == self._opening:
+                self._give_back(contents.runs[self.run_id].statement)
         self._current, self._free_until = None, 0
 
     def event(self) -> Event:
         """Everything stated for this run, reserved steps included."""
-        with self._store.transaction(write=False) as connection:
-            return composed(read(connection, self.run_id).counts())
+        with self._store.transaction(write=False) as contents:
+            return composed(contents.runs[self.run_id].statement.counts())
 
     def released_event(self) -> Event:
         """What is stated for the steps before `position`: for a live display, never for a claim."""
-        return composed(self._statement.counts(before=self.position))
+        with self._store.known() as contents:
+            return composed(contents.runs[self.run_id].statement.counts(before=self.position))
 
     def _cover(self, event: Event) -> None:
         """Sees to it that the step at `position` is durably reserved as `event`."""
-        free_until = self._statement.covered_until(event, self.position)
-        self._free_until = self._reserve(event) if free_until is None else free_until
-        self._current = event
-
-    def _reserve(self, event: Event) -> int:
-        start = self.position
-        stop = start + self._block
-        if self._planned is not None and start < self._planned:
-            stop = min(stop, self._planned)
-        written = json.dumps(to_json(event), allow_nan=False, sort_keys=True)
-        with self._store.transaction(write=True) as connection:
-            if not self._is_latest(connection):
+        with self._store.transaction(write=True) as contents:
+            run = contents.runs[self.run_id]
+            if run.latest != self._opening:
                 raise LedgerError(
                     f"Run {self.run_id!r} was opened again after this process opened it: step "
-                    f"{start} was not recorded and must not be released. Let one process continue "
-                    "the run, or give this one a run_id of its own."
+                    f"{self.position} was not recorded and must not be released. Let one process "
+                    "continue the run, or give this one a run_id of its own."
                 )
-            self._give_back(connection)
-            connection.execute(
-                "INSERT INTO entry (opening, kind, start, stop, event) "
-                "VALUES (?, 'reserve', ?, ?, ?)",
-                (self._opening, start, stop, written),
-            )
-        self._statement.reserve(self._opening, event, start, stop)
-        return stop
+            free_until = run.statement.covered_until(event, self.position)
+            if free_until is None:
+                free_until = self._reserve(event, contents, run.statement)
+        self._current, self._free_until = event, free_until
 
-    def _give_back(self, connection: sqlite3.Connection) -> None:
-        if self._statement.unreleased(self._opening, self._highest):
-            connection.execute(
-                "INSERT INTO entry (opening, kind, start) VALUES (?, 'settle', ?)",
-                (self._opening, self._highest),
-            )
-            self._statement.settle(self._opening, self._highest)
+    def _reserve(self, event: Event, contents: Contents, statement: Statement) -> int:
+        """Reserves the next block, or as much of it as the budget admits."""
+        contents.check_open()
+        self._give_back(statement)
+        start, length = self.position, self._block
+        if self._planned is not None and start < self._planned:
+            length = min(length, self._planned - start)
+        budget, totals = contents.budget, contents.totals()
 
-    def _is_latest(self, connection: sqlite3.Connection) -> bool:
-        (latest,) = connection.execute(
-            "SELECT max(id) FROM opening WHERE run_id = ?", (self.run_id,)
-        ).fetchone()
-        return bool(latest == self._opening)
+        def with_block(length: int) -> Counter[Event]:
+            return totals + Counter({event: statement.added(event, start, start + length)})
+
+        while budget and not self._guard.admits(budget, with_block(length)):
+            if length == 1:
+                step = f"Step {start} of run {self.run_id!r} is refused and must not be released"
+                raise _refused(step, budget, totals, with_block(1))
+            length //= 2
+        self._store.append(
+            "reserve",
+            opening=self._opening,
+            start=start,
+            stop=start + length,
+            event=to_json(event),
+        )
+        return start + length
+
+    def _give_back(self, statement: Statement) -> None:
+        if statement.unreleased(self._opening, self._highest):
+            self._store.append("settle", opening=self._opening, start=self._highest)
+
+    def _check_expected(self, contents: Contents, expected: Event | None) -> None:
+        """Refuses a run that cannot end within the budget before it has spent anything."""
+        if expected is None or contents.budget is None:
+            return
+        run = contents.runs.get(self.run_id, Run())
+        whole = tally(expected) | tally(composed(run.statement.counts()))
+        total = contents.totals(without=self.run_id) + whole
+        if not self._guard.admits(contents.budget, total):
+            plan = f"The plan of run {self.run_id!r} does not fit, and nothing of it was released"
+            raise _refused(plan, contents.budget, contents.totals(), total)
 
 
-def _check_relation(
-    connection: sqlite3.Connection, run_id: str, neighbouring: Neighbouring
-) -> None:
-    for (relation,) in connection.execute(
-        "SELECT DISTINCT neighbouring FROM opening WHERE run_id = ?", (run_id,)
-    ):
-        if relation != neighbouring.value:
-            raise LedgerError(
-                f"Run {run_id!r} is stated under the relation {relation}, got "
-                f"{neighbouring.value}. Give the new run a name of its own."
-            )
-
-
-def _open(
-    connection: sqlite3.Connection,
-    run_id: str,
-    planned: int | None,
-    description: Mapping[str, Any],
-    neighbouring: Neighbouring,
-) -> int:
-    cursor = connection.execute(
-        "INSERT INTO opening (run_id, opened, neighbouring, planned, description) "
-        "VALUES (?, ?, ?, ?, ?)",
-        (
-            run_id,
-            datetime.now(UTC).isoformat(timespec="seconds"),
-            neighbouring.value,
-            planned,
-            json.dumps(dict(description), allow_nan=False),
-        ),
+def _refused(
+    what: str, budget: Budget, spent: Counter[Event], total: Counter[Event]
+) -> BudgetError:
+    return BudgetError(
+        f"{what}: all releases on this data cost epsilon {budget.cost(spent):.6g} at delta "
+        f"{budget.delta:g} so far, with it they would cost {budget.cost(total):.6g}, and the "
+        f"budget is {budget.epsilon:g}. Use more noise or fewer steps; `deniable ledger show` "
+        "lists what was spent."
     )
-    assert cursor.lastrowid is not None
-    return cursor.lastrowid
+
+
+def _check_kind(contents: Contents, neighbouring: Neighbouring, unit: str) -> None:
+    mine = contents.neighbouring, contents.unit
+    if None not in mine and mine != (neighbouring, unit):
+        raise LedgerError(
+            f"This ledger states releases under the relation {contents.neighbouring} that protect "
+            f"{contents.unit}, got {neighbouring} and {unit}. These do not compose into one claim: "
+            "keep one ledger for each data set, relation and unit."
+        )

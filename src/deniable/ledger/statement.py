@@ -58,6 +58,13 @@ class Statement:
                 return stop
         return None
 
+    def added(self, event: Event, start: int, stop: int) -> int:
+        """How many steps more would be stated if `start` to `stop` were reserved as `event`."""
+        known = sum(
+            max(0, min(stop, last) - max(start, first)) for first, last in self._intervals(event)
+        )
+        return stop - start - known
+
     def counts(self, before: int | None = None) -> dict[Event, int]:
         """How many steps are stated as each event, of all or of those before a position."""
         found: dict[Event, int] = {}

@@ -5,53 +5,38 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from deniable.errors import LedgerError
-from deniable.events import Event, from_json
-from deniable.ledger.statement import Statement
+from deniable.ledger.contents import Contents, chained
 
 APPLICATION_ID = 0x44454E49  # "DENI", in the header of every ledger file
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LOCK_SECONDS = 30
 
 _SCHEMA = f"""
 BEGIN EXCLUSIVE;
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
-CREATE TABLE opening (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    run_id TEXT NOT NULL,
-    opened TEXT NOT NULL,
-    neighbouring TEXT NOT NULL,
-    planned INTEGER,
-    description TEXT NOT NULL
-) STRICT;
 CREATE TABLE entry (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    opening INTEGER NOT NULL REFERENCES opening (id),
-    kind TEXT NOT NULL CHECK (kind IN ('reserve', 'settle')),
-    start INTEGER NOT NULL CHECK (start >= 0),
-    stop INTEGER CHECK ((stop IS NULL) = (kind = 'settle') AND stop > start),
-    event TEXT CHECK ((event IS NULL) = (kind = 'settle'))
+    id INTEGER PRIMARY KEY,
+    content TEXT NOT NULL,
+    hash TEXT NOT NULL UNIQUE
 ) STRICT;
-CREATE INDEX opening_run ON opening (run_id);
-CREATE INDEX entry_opening ON entry (opening);
-{{triggers}}
+CREATE TRIGGER entry_update BEFORE UPDATE ON entry
+BEGIN SELECT RAISE(ABORT, 'a ledger is append-only'); END;
+CREATE TRIGGER entry_delete BEFORE DELETE ON entry
+BEGIN SELECT RAISE(ABORT, 'a ledger is append-only'); END;
 COMMIT;
-""".format(
-    triggers="\n".join(
-        f"CREATE TRIGGER {table}_{verb.lower()} BEFORE {verb} ON {table} "
-        "BEGIN SELECT RAISE(ABORT, 'a ledger is append-only'); END;"
-        for table in ("opening", "entry")
-        for verb in ("UPDATE", "DELETE")
-    )
-)
+"""
 
 
 class Store:
@@ -68,9 +53,10 @@ class Store:
     def __init__(self, path: Path | None, *, create: bool) -> None:
         self.path = path
         self._lock = threading.RLock()
+        self._contents, self._stale = Contents(), False
         if path is None:
             self._connection = _connect(None)
-            self._connection.executescript(_SCHEMA)
+            _fill(self._connection)
             return
         with explained(path):
             if not path.exists():
@@ -83,44 +69,107 @@ class Store:
             self._connection = _connect(path)
             try:
                 _check(self._connection, path)
+                with self.transaction(write=False):
+                    pass
             except BaseException:
                 self._connection.close()
                 raise
 
     @contextmanager
-    def transaction(self, *, write: bool) -> Iterator[sqlite3.Connection]:
-        """All or nothing, durable on leaving; one writer at a time over all processes."""
+    def transaction(self, *, write: bool) -> Iterator[Contents]:
+        """What the ledger says now; with `write`, for as long as it lasts, nobody else may add.
+
+        Every entry that is new to this process is read first and held against the chain. What is
+        appended is durable on leaving, or, after an exception, not there at all.
+        """
         with self._lock, explained(self.path):
             self._connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             try:
-                yield self._connection
+                self._catch_up()
+                yield self._contents
                 self._connection.execute("COMMIT")
+                self._stale = False
             except BaseException:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
 
+    @contextmanager
+    def known(self) -> Iterator[Contents]:
+        """What this process last read, without a look at the file, which may be closed."""
+        with self._lock:
+            yield self._contents
+
+    def append(self, kind: str, **says: Any) -> int:
+        """Adds an entry, inside a writing transaction, and returns its number."""
+        number = self._contents.entries + 1
+        content, written = _entry(self._contents.head, kind, says)
+        self._stale = True  # until it is committed
+        self._connection.execute(_INSERT, (number, content, written))
+        self._contents.add(number, content, written)
+        return number
+
+    def read(self, until: str | None = None) -> Contents:
+        """Everything replayed afresh, or only what was there when `until` was the head.
+
+        Raises:
+            LedgerError: the chain is broken, or no entry has that hash.
+        """
+        with self.transaction(write=False):
+            contents = Contents()
+            self._replay(contents, until)
+        if contents.head == until:
+            return contents
+        if until is None:
+            return contents
+        raise LedgerError(
+            f"No entry of {self.path or 'this ledger'} has the hash {until[:16]}...: entries were "
+            "cut off its end or written anew since, or this is another ledger. What they stated "
+            "counts as spent: restore the ledger from a copy."
+        )
+
     def close(self) -> None:
         """Closes the file."""
         self._connection.close()
 
+    def _catch_up(self) -> None:
+        """Reads the entries that are new here, and sees that the last known one is still there."""
+        contents = self._contents = Contents() if self._stale else self._contents
+        self._stale = True  # until everything is read
+        if contents.entries:
+            last = self._connection.execute(_HASH, (contents.entries,)).fetchone()
+            if last != (contents.head,):
+                raise LedgerError(_untrusted(self.path, "entries vanished while it was open"))
+        self._replay(contents)
+        if not contents.entries:
+            raise LedgerError(_untrusted(self.path, "its first entry is gone"))
+        self._stale = False
 
-def read(connection: sqlite3.Connection, run_id: str) -> Statement:
-    """What a run's entries say."""
-    statement = Statement()
-    known: dict[str, Event] = {}
-    for opening, kind, start, stop, event in connection.execute(
-        "SELECT opening, kind, start, stop, event FROM entry "
-        "WHERE opening IN (SELECT id FROM opening WHERE run_id = ?) ORDER BY id",
-        (run_id,),
-    ):
-        if kind == "settle":
-            statement.settle(opening, start)
-            continue
-        if event not in known:
-            known[event] = from_json(json.loads(event))
-        statement.reserve(opening, known[event], start, stop)
-    return statement
+    def _replay(self, contents: Contents, until: str | None = None) -> None:
+        """Adds the entries that `contents` lacks, up to the one with the hash `until`."""
+        try:
+            for row in self._connection.execute(_ROWS, (contents.entries,)):
+                contents.add(*row)
+                if contents.head == until:
+                    return
+        except LedgerError as problem:
+            raise LedgerError(_untrusted(self.path, problem)) from None
+
+
+_ROWS = "SELECT id, content, hash FROM entry WHERE id > ? ORDER BY id"
+_HASH = "SELECT hash FROM entry WHERE id = ?"
+_INSERT = "INSERT INTO entry (id, content, hash) VALUES (?, ?, ?)"
+
+
+def now() -> str:
+    """The time as ledgers note it: ISO 8601, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _entry(previous: str, kind: str, says: dict[str, Any]) -> tuple[str, str]:
+    """An entry's text and its hash."""
+    content = json.dumps({"kind": kind, **says}, allow_nan=False, sort_keys=True)
+    return content, chained(previous, content)
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:
@@ -134,7 +183,6 @@ def _connect(path: Path | None) -> sqlite3.Connection:
     )
     # EXTRA also syncs the folder after a commit, without which power loss can undo the last one.
     connection.execute("PRAGMA synchronous = EXTRA")
-    connection.execute("PRAGMA foreign_keys = ON")
     return connection
 
 
@@ -145,7 +193,7 @@ def _make(path: Path) -> None:
     draft.touch()
     try:
         with contextlib.closing(_connect(draft)) as connection:
-            connection.executescript(_SCHEMA)
+            _fill(connection)
         with contextlib.suppress(FileExistsError):  # another process made it at the same moment
             try:
                 os.link(draft, path)
@@ -158,6 +206,13 @@ def _make(path: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
+def _fill(connection: sqlite3.Connection) -> None:
+    """The table, and a first entry whose random key makes every later hash this ledger's own."""
+    connection.executescript(_SCHEMA)
+    first = _entry("", "ledger", {"at": now(), "key": secrets.token_hex(32)})
+    connection.execute(_INSERT, (1, *first))
+
+
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     if application != APPLICATION_ID:
@@ -167,20 +222,25 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         )
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version != SCHEMA_VERSION:
+        unchained = " Ledgers of version 1 have no hash chain that would show changes to them."
         raise LedgerError(
             f"{path} has ledger version {version}, this deniable reads version {SCHEMA_VERSION}. "
-            "Use the version of deniable that wrote it, or a later one."
+            f"Use the version of deniable that wrote it.{unchained if version == 1 else ''}"
         )
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise LedgerError(_damaged(path, verdict))
 
 
-def _damaged(path: Path | None, reason: object) -> str:
+def _damaged(path: Path | None, reason: object, failing: str = "cannot be read or written") -> str:
     return (
-        f"The ledger {path or 'in memory'} cannot be read or written: {reason}. What it stated "
-        "counts as spent: restore it from a copy before anything more is released on this data."
+        f"The ledger {path or 'in memory'} {failing}: {reason}. What it stated counts as spent: "
+        "restore it from a copy before anything more is released on this data."
     )
+
+
+def _untrusted(path: Path | None, reason: object) -> str:
+    return _damaged(path, reason, "cannot be trusted")
 
 
 @contextmanager
