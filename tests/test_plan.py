@@ -10,7 +10,7 @@ import pytest
 
 from deniable.accounting import spent
 from deniable.errors import PlanError
-from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
+from deniable.events import ComposedEvent, GaussianEvent, PoissonSampledEvent, SelfComposedEvent
 from deniable.plan import Plan
 from deniable.units import Neighbouring
 
@@ -85,6 +85,31 @@ def test_very_small_and_very_large_targets_are_solved(epsilon: float) -> None:
     """Pitfall: users 9."""
     plan = Plan(**KNOWN, epochs=15, epsilon=epsilon)
     assert 0.99 * epsilon <= plan.epsilon <= epsilon
+
+
+def test_the_steps_within_an_epsilon_fit_exactly() -> None:
+    plan = Plan(1_000, 50, steps=40, noise_multiplier=1.5, delta=1e-5)
+    for share in (0.5, 0.7, 0.99):
+        stop = plan.steps_within(share * plan.epsilon)
+        assert spent(plan.part(0, stop), 1e-5).epsilon <= share * plan.epsilon
+        assert spent(plan.part(0, stop + 1), 1e-5).epsilon > share * plan.epsilon
+        assert plan.steps_within(share * plan.epsilon, start=5) == stop
+    assert plan.steps_within(plan.epsilon) == plan.steps_within(math.inf) == 40
+    assert plan.steps_within(1e-3) == 0
+
+
+def test_steps_within_an_epsilon_leave_room_for_what_was_released_beside_them() -> None:
+    plan = Plan(1_000, 50, steps=40, noise_multiplier=1.5, delta=1e-5)
+    other = GaussianEvent(5.0)
+    stop = plan.steps_within(plan.epsilon, start=10, released=other)
+    together = [ComposedEvent((other, plan.part(10, each))) for each in (stop, stop + 1)]
+    assert spent(together[0], 1e-5).epsilon <= plan.epsilon < spent(together[1], 1e-5).epsilon
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, math.nan, 1e-9, "3"])
+def test_a_budget_that_is_none_is_refused(epsilon: float) -> None:
+    with pytest.raises(PlanError, match="budget"):
+        Plan(1_000, 50, steps=40, noise_multiplier=1.5, delta=1e-5).steps_within(epsilon)
 
 
 def test_without_noise_epsilon_is_infinite() -> None:

@@ -16,7 +16,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 import deniable
-from deniable.errors import AttachError, CheckpointError, PlanError, StepError
+from deniable.accounting import spent
+from deniable.errors import AttachError, BudgetError, CheckpointError, PlanError, StepError
 from deniable.events import SelfComposedEvent
 from oracles.gradients import clipped_sum, relative_error
 from oracles.release import everyone, no_one
@@ -345,6 +346,98 @@ def test_a_data_set_read_by_workers_gives_the_same_batches_as_tensors(workers: i
         seen.append(sizes)
     assert seen[0] == seen[1]
     assert [] in seen[0], "an expected size of 1 draws empty batches too"
+
+
+# -- budget and live cost -----------------------------------------------------------------------
+
+
+def test_the_loop_ends_before_the_step_that_would_exceed_the_budget() -> None:
+    """The model is that of the last step that fits; one more step is refused."""
+    whole = small_plan()
+    budget = spent(whole.part(0, 4), whole.delta).epsilon * 1.0001
+    model, optimizer, private = attached(budget=budget, seed=3)
+    assert private.ends_at == 4
+    train(private, model, optimizer, small_data())
+    assert private.steps == 4
+    assert private.spent().epsilon <= budget < private.spent_at_most(ahead=1).epsilon
+
+    unlimited, its_optimizer, other = attached(seed=3)
+    train(other, unlimited, its_optimizer, small_data(), steps=4)
+    for a, b in zip(model.parameters(), unlimited.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_step_beyond_the_budget_is_refused_and_changes_nothing() -> None:
+    """Even where the end of the loop is gone around."""
+    model, optimizer, private = attached(budget=small_plan().epsilon * 0.8)
+    train(private, model, optimizer, small_data())
+    before = copy.deepcopy(model.state_dict()), private.spent()
+    last = private.ends_at
+    private._ends_at = None  # the loop asks once, and is told a step too many
+    beyond = private.batches(small_data(), steps=1)
+    private._ends_at = last + 1
+    inputs, labels = next(beyond)
+    private._ends_at = last
+    loss_of(model, inputs, labels).backward()
+    with pytest.raises(BudgetError, match=rf"{last} of the plan's 6 steps .* would exceed"):
+        optimizer.step()
+    assert all(torch.equal(value, before[0][key]) for key, value in model.state_dict().items())
+    assert private.spent() == before[1]
+
+
+def test_a_budget_with_no_room_for_a_step_is_refused() -> None:
+    with pytest.raises(BudgetError, match=r"epsilon 0\.01 has no room for a single step"):
+        attached(budget=0.01)
+    with pytest.raises(PlanError, match="above 0, got nan"):
+        attached(budget=float("nan"))
+
+
+def test_no_more_is_reserved_than_the_budget_has_room_for(tmp_path: Any) -> None:
+    """Killed at any instant, the ledger states no more than the budget."""
+    path = tmp_path / "ledger.sqlite"
+    budget = small_plan().epsilon * 0.8
+    model, optimizer, private = attached(ledger=path, run_id="r", budget=budget)
+    train(private, model, optimizer, small_data(), steps=1)
+    assert spent(deniable.Ledger(path).event("r"), 1e-3).epsilon <= budget
+
+
+def test_a_run_that_was_taken_over_counts_what_it_spent_before(tmp_path: Any) -> None:
+    """Without its saved state it cannot repeat steps, so they count beside the new ones."""
+    path = tmp_path / "ledger.sqlite"
+    model, optimizer, private = attached(ledger=path, run_id="r")
+    train(private, model, optimizer, small_data(), steps=4)
+    private.detach()
+    model, optimizer, private = attached(ledger=path, run_id="r")
+    assert private.ends_at == 2
+    train(private, model, optimizer, small_data())
+    assert private.spent().epsilon <= private.plan.epsilon
+    assert private.spent_at_most(ahead=1).epsilon > private.plan.epsilon
+
+
+def test_a_resumed_run_ends_where_it_would_have(tmp_path: Any) -> None:
+    path = tmp_path / "ledger.sqlite"
+    options = {"ledger": path, "run_id": "r", "budget": small_plan().epsilon * 0.8}
+    model, optimizer, private = attached(**options)
+    ends_at = private.ends_at
+    train(private, model, optimizer, small_data(), steps=2)
+    saved = private.state_dict()
+    _, _, private = attached(**options)
+    private.load_state_dict(saved, replay=True)
+    assert private.ends_at == ends_at < 6
+
+
+def test_what_is_and_will_be_spent_can_be_asked_at_every_step() -> None:
+    model, optimizer, private = attached(plan=small_plan(steps=20))
+    assert private.spent_at_most().epsilon == 0
+    for inputs, labels in private.batches(small_data()):
+        expected = private.spent_at_most(ahead=1)
+        loss_of(model, inputs, labels).backward()
+        optimizer.step()
+        assert private.spent_at_most() == expected
+        exact = private.spent().epsilon
+        assert exact <= expected.epsilon * (1 + 1e-12) <= exact * 1.02
+    assert private.spent_at_most(ahead=9) == private.spent_at_most()
+    assert private.spent_at_most().epsilon == private.plan.epsilon
 
 
 # -- what stays the user's -----------------------------------------------------------------------

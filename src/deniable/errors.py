@@ -6,7 +6,7 @@ DeniableError
 ├── AccountingError       (ValueError)   events that cannot be turned into (epsilon, delta)
 │   └── UnknownEventError                an event that this accountant does not know: refused
 ├── LedgerError           (RuntimeError) a ledger that cannot be read, written or trusted
-│   └── BudgetError                      a release that a ledger's budget or its closing forbids
+│   └── BudgetError                      a release that a budget, or a ledger's closing, forbids
 ├── DataError             (ValueError)   a data set that is absent, cut off, swapped or corrupted
 ├── AttachError           (ValueError)   a model or optimizer that cannot be made private
 ├── CaptureError          (RuntimeError) a gradient that no per-unit rule saw (contract 1)
@@ -40,7 +40,7 @@ class LedgerError(DeniableError, RuntimeError):
 
 
 class BudgetError(LedgerError):
-    """A release that a ledger's budget or its closing forbids; nothing of it was recorded."""
+    """A release that a budget, or a ledger's closing, forbids; nothing of it was recorded."""
 
 
 class DataError(DeniableError, ValueError):

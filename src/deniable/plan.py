@@ -8,9 +8,16 @@ from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from deniable.accounting import ACCOUNTANTS, noise_multiplier_for, spent, steps_for
+from deniable.accounting import ACCOUNTANTS, most_for, noise_multiplier_for, spent, steps_for
+from deniable.accounting.tally import tally
 from deniable.errors import AccountingError, PlanError
-from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
+from deniable.events import (
+    ComposedEvent,
+    Event,
+    GaussianEvent,
+    PoissonSampledEvent,
+    SelfComposedEvent,
+)
 from deniable.units import Neighbouring
 
 
@@ -104,6 +111,42 @@ class Plan:
     def event(self) -> SelfComposedEvent:
         """What the whole plan releases."""
         return SelfComposedEvent(self.step_event, self.steps)
+
+    def part(self, start: int, stop: int) -> SelfComposedEvent:
+        """What the steps from `start` on and before `stop` release, counted from 0."""
+        return SelfComposedEvent(self.step_event, stop - start)
+
+    def steps_within(self, epsilon: float, start: int = 0, released: Event | None = None) -> int:
+        """The step before which the plan must end for everything to cost `epsilon` at most.
+
+        Args:
+            epsilon: what may be spent.
+            start: the step that is next.
+            released: what was released before it; the plan's own steps if not given.
+
+        Raises:
+            PlanError: epsilon is not above 0.
+
+        >>> plan = Plan(60_000, 256, epochs=60, noise_multiplier=1.1, delta=1e-5)
+        >>> plan.steps_within(2.0)
+        10206
+        """
+        if not (_is_number(epsilon) and epsilon > 0):
+            raise PlanError(f"A budget must be an epsilon above 0, got {epsilon!r}.")
+        before = self.part(0, start) if released is None else released
+
+        def after(steps: int) -> ComposedEvent:
+            return ComposedEvent((before, self.part(start, start + steps)))
+
+        left = self.steps - start
+        if epsilon >= self.epsilon and tally(after(left)) == tally(self.event):
+            return self.steps
+        try:
+            return start + most_for(
+                after, epsilon, self.delta, self.accountant, limit=left, tolerance=0.0
+            )
+        except AccountingError as problem:
+            raise PlanError(f"This budget cannot be kept: {problem}") from problem
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values; an infinite epsilon is written as None."""

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from deniable.accounting import spent
+from deniable.accounting import Meter, spent
 from deniable.batches import Drawn, Piece, batches, examples_in, fingerprint
 from deniable.bounds import Bound, Clip, Observed
 from deniable.eligibility import Unchanged, bound_parameters
-from deniable.errors import AttachError, CheckpointError, PlanError, StepError
+from deniable.errors import AttachError, BudgetError, CheckpointError, PlanError, StepError
+from deniable.events import ComposedEvent
 from deniable.gradients import Capture, Groups, exactly
 from deniable.grouping import Example, Unit
 from deniable.ledger import Ledger
@@ -44,6 +45,7 @@ def attach(
     ledger: Ledger | Path | str | None = None,
     run_id: str | None = None,
     loss_reduction: Literal["mean", "sum"] = "mean",
+    budget: float | None = None,
     seed: int | None = None,
     secure: bool = False,
 ) -> PrivateSession:
@@ -61,12 +63,15 @@ def attach(
         ledger: where releases are recorded: a file, an open ledger, or None for memory only.
         run_id: the run's name in the ledger; a fresh one if not given.
         loss_reduction: how the loss given to `backward` combines the rows of a batch.
+        budget: the epsilon that this run never passes: `private.batches` ends before the step that
+            would, and the model of the last step stands. The plan's own epsilon if not given.
         seed: makes the run reproducible, and its noise known to whoever knows the seed.
         secure: draw noise from an AES-256-CTR keystream in float64.
 
     Raises:
         AttachError: the model or the optimizer cannot be made private; the message says the mend.
-        BudgetError: the plan does not fit the ledger's budget, or the ledger is closed.
+        BudgetError: the plan does not fit the ledger's budget, the ledger is closed, or `budget`
+            has no room for one step.
 
     >>> import torch
     >>> model = nn.Linear(4, 2)
@@ -90,6 +95,7 @@ def attach(
         ledger,
         run_id,
         loss_reduction,
+        plan.epsilon if budget is None else budget,
         seed,
         secure,
     )
@@ -103,10 +109,12 @@ class PrivateSession:
           ledger before it takes effect, and nothing otherwise.
         - `.grad` never holds a sum without noise.
         - What is divided by is the plan's expected batch size, never the drawn one.
+        - The run's releases never cost more than its budget.
 
     Attributes:
         plan: the plan that is followed.
         steps: how many logical batches were released.
+        budget: the epsilon at which the run ends, if its plan does not end before.
     """
 
     def __init__(
@@ -119,10 +127,12 @@ class PrivateSession:
         ledger: Ledger | Path | str | None,
         run_id: str | None,
         loss_reduction: Literal["mean", "sum"],
+        budget: float,
         seed: int | None,
         secure: bool,
     ) -> None:
-        self.plan, self.steps = plan, 0
+        self.plan, self.steps, self.budget = plan, 0, budget
+        room = _room(plan, budget)
         self.seeded, self.secure = seed is not None, secure
         self.run_id = run_id or uuid.uuid4().hex[:12]
         self._bound, self._unit = bound, unit
@@ -139,8 +149,8 @@ class PrivateSession:
         self._ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
         self._run = self._ledger.run(
             self.run_id,
-            planned=plan.steps,
-            expected=plan.event,
+            planned=room,
+            expected=plan.part(0, room),
             description={
                 "plan": plan.to_json(),
                 "bound": bound.settings(),
@@ -150,6 +160,8 @@ class PrivateSession:
             neighbouring=plan.neighbouring,
             unit=unit.protects,
         )
+        self._meter = Meter(plan.event, plan.delta, plan.accountant, plan.epsilon)
+        self._ends_at = None if self._run.position else room
         self._sampler_state = self._sampler.generator.bit_generator.state
         self._data: str | None = None
         self._piece: Piece | None = None
@@ -175,7 +187,8 @@ class PrivateSession:
                 data set (read through a DataLoader).
             rows: the most rows that are in memory at once; a larger batch comes in pieces, and
                 `optimizer.step()` does nothing until it is whole. None: always whole.
-            steps: how many logical batches at most; all that the plan has left if not given.
+            steps: how many logical batches at most; all that plan and budget have left if not
+                given.
             workers: DataLoader processes, for data sets.
 
         Yields:
@@ -188,7 +201,7 @@ class PrivateSession:
         if rows is not None and not rows >= 1:
             raise PlanError(f"rows must be at least 1, got {rows!r}.")
         self._recognise(data)
-        left = self.plan.steps - self.steps
+        left = self.ends_at - self.steps
         drawn = Drawn(self._sampler, self._unit, left if steps is None else min(steps, left), rows)
         self._discard()
         try:
@@ -222,6 +235,27 @@ class PrivateSession:
     def spent(self) -> Spent:
         """What has been released so far, as (epsilon, delta)."""
         return spent(self._run.released_event(), self.plan.delta, self.plan.accountant)
+
+    def spent_at_most(self, ahead: int = 0) -> Spent:
+        """A bound on what will have been spent `ahead` steps from now, quick enough for every step.
+
+        Mostly within 1% of what `spent` would say, and never below it; about a millisecond, where
+        `spent` can take a tenth of a second.
+
+        Args:
+            ahead: 1 for what the next step would come to; no more than the plan has left counts.
+        """
+        stop = min(self.steps + ahead, self.plan.steps)
+        event = ComposedEvent((self._run.released_event(), self.plan.part(self.steps, stop)))
+        return Spent(self._meter.epsilon(event), self.plan.delta)
+
+    @property
+    def ends_at(self) -> int:
+        """How many steps will have been released at the end: the plan's, or what budget allows."""
+        if self._ends_at is None:
+            released = self._run.released_event()
+            self._ends_at = self.plan.steps_within(self.budget, self.steps, released)
+        return self._ends_at
 
     @property
     def statistics(self) -> dict[str, float]:
@@ -318,10 +352,11 @@ class PrivateSession:
 
     def _release(self, piece: Piece) -> None:
         assert self._sums is not None
-        if self.steps >= self.plan.steps:
-            raise StepError(
-                f"The plan's {self.plan.steps} steps are all released; one more would exceed its "
-                "epsilon. Make a plan with more steps."
+        if self.steps >= self.ends_at:
+            raise BudgetError(
+                f"{self.steps} of the plan's {self.plan.steps} steps are released, and one more "
+                f"would exceed the run's epsilon of {self.budget:.6g}. The model is that of the "
+                "last step: keep it, or make a plan with more steps or a larger budget."
             )
         self._releasing = True
         self._run.release(self._event)
@@ -441,9 +476,22 @@ class PrivateSession:
                 self._run.release(self._event)
         self._discard()
         self._run.resume_at(state["steps"])
+        self._ends_at = None
         self._capture.chooser.restore(state["strategies"])
         self._generator.restore(state["noise"])
         self._sampler.generator.bit_generator.state = state["sampler"]
         self._sampler_state = state["sampler"]
         self.steps, self._data = state["steps"], state["data"]
         self.seeded = self.seeded or state["seeded"]
+
+
+def _room(plan: Plan, budget: float) -> int:
+    """How many of the plan's steps the budget has room for."""
+    room = plan.steps_within(budget)
+    if room == 0:
+        one = spent(plan.part(0, 1), plan.delta, plan.accountant).epsilon
+        raise BudgetError(
+            f"The budget of epsilon {budget:g} has no room for a single step, which costs "
+            f"{one:.4g}. Give a larger budget, or a plan with more noise or a smaller batch_size."
+        )
+    return room

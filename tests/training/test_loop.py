@@ -154,20 +154,27 @@ def test_the_history_has_few_rows_at_whole_epochs(steps: int, per_epoch: int) ->
     assert steps / every <= loop.HISTORY_ROWS
 
 
-def test_the_live_epsilon_costs_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_live_epsilon_costs_less_than_a_hundredth_of_the_time_and_never_understates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock = [0.0]
-    evaluations: list[float] = []
+    readings: list[int] = []
 
     class Slow:
-        def spent(self) -> Spent:
-            evaluations.append(clock[0])
+        steps = 0
+
+        def spent_at_most(self, ahead: int = 0) -> Spent:
+            readings.append(self.steps)
             clock[0] += 0.3
-            return Spent(len(evaluations), 1e-5)
+            return Spent(float(self.steps + ahead), 1e-5)
 
     monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
-    live = loop.LiveEpsilon(Slow())  # type: ignore[arg-type]
+    private = Slow()
+    live = loop.LiveEpsilon(private)  # type: ignore[arg-type]
     for _ in range(10_000):
-        live.recent()
         clock[0] += 0.1
-    assert len(evaluations) * 0.3 <= 0.011 * clock[0]
-    assert live.recent() == len(evaluations) > 10
+        private.steps += 1
+        assert private.steps <= live.recent() <= private.steps + 1_001
+    assert len(readings) * 0.3 <= 0.01 * clock[0]
+    assert len(readings) > 10
+    assert live.now() == private.steps
