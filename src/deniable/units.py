@@ -96,3 +96,39 @@ class Spent:
         first = grown * false_positive_rate + self.delta
         second = 1 - (1 - self.delta - false_positive_rate) / grown
         return min(1.0, first, second)
+
+
+@dataclass(frozen=True)
+class PrivacyCurve:
+    """Several (epsilon, delta) guarantees of the same releases: each holds, and so do all of them.
+
+    All pairs together are the trade-off function of the releases (Dong, Roth & Su, 2022, "Gaussian
+    Differential Privacy", "A Primal-Dual Perspective"); some of them bound it from the safe side.
+
+    Attributes:
+        points: the guarantees.
+    """
+
+    points: tuple[Spent, ...]
+
+    @property
+    def is_private(self) -> bool:
+        """Whether any of the guarantees has a finite epsilon."""
+        return any(each.is_private for each in self.points)
+
+    def attacker_true_positive_rate(self, false_positive_rate: float) -> float:
+        """The most true positives that any membership test can have at a false-positive rate.
+
+        The least over all points; see `Spent.attacker_true_positive_rate`.
+
+        Raises:
+            ValueError: the rate is not between 0 and 1.
+
+        >>> curve = PrivacyCurve((Spent(3.0, 1e-5), Spent(1.0, 0.02)))
+        >>> round(curve.attacker_true_positive_rate(0.01), 3)
+        0.047
+        """
+        return min(
+            (each.attacker_true_positive_rate(false_positive_rate) for each in self.points),
+            default=1.0,
+        )

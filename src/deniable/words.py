@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from decimal import ROUND_CEILING, Context, Decimal
 
-from deniable.units import Spent
+from deniable.units import PrivacyCurve, Spent
 
 ABSENT = "–"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -103,17 +103,17 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
 
 
-def meaning(spent: Spent) -> tuple[str, str]:
+def meaning(guarantee: Spent | PrivacyCurve) -> tuple[str, str]:
     """What a guarantee means for a person in the data, for who has never met epsilon.
 
     >>> print(meaning(Spent(epsilon=3.0, delta=1e-5))[1])
     A test that wrongly names 1 in every 100 people who were not in the data can find at most 20.1 \
 in every 100 who were; blind guessing finds 1.
     """
-    rate = spent.attacker_true_positive_rate(0.01)
+    rate = guarantee.attacker_true_positive_rate(0.01)
     if rate > 0.9:
         limit = (
-            "This epsilon is so large that it promises next to nothing: it hardly limits how well "
+            "This guarantee promises next to nothing: it hardly limits how well "
             "someone who studies this model can tell whether your example was in its training data."
         )
     else:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from deniable.report.page import claim, page
 from deniable.report.record import Record
 from deniable.report.statement import Releases, Statement
 from deniable.settings import Settings
+from deniable.units import PrivacyCurve, Spent
 
 VOID = {"meta", "link", "br"}
 APART = {"p", "h1", "h2", "h3", "dt", "dd", "th", "td", "li", "svg", "summary", "figcaption"}
@@ -188,6 +190,15 @@ def test_who_has_never_met_epsilon_is_told_what_it_means(
         "most 20.1 in every 100 who were; blind guessing finds 1."
     ) in text
     assert "0.1 2.1 1 20.1 10 95.6" in text  # out of 100, at 0.1%, 1% and 10% false positives
+
+
+def test_the_whole_curve_limits_an_attacker_further_unless_the_claim_is_weaker(
+    run: dict[str, Any], statement: Statement
+) -> None:
+    tight = replace(statement, curve=PrivacyCurve((Spent(3.0, 1e-5), Spent(1.0, 0.02))))
+    assert "can find at most 4.8 in every 100 who were" in read(run, tight).text
+    run["results"]["epsilon"] = 3.5  # the record admits more than its ledger
+    assert "can find at most 33.2 in every 100 who were" in read(run, tight).text
 
 
 def test_the_claim_names_its_relation_unit_sampling_and_accountant(

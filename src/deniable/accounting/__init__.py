@@ -5,6 +5,7 @@ Importable without torch; dp-accounting, which does the mathematics, is imported
 
 from deniable.accounting.accountants import ACCOUNTANTS, Accountant, spent
 from deniable.accounting.calibrate import most_for, noise_multiplier_for, steps_for
+from deniable.accounting.curve import privacy_curve
 from deniable.accounting.meter import Meter
 from deniable.accounting.pld import PldAccountant
 from deniable.accounting.rdp import RdpAccountant
@@ -17,6 +18,7 @@ __all__ = [
     "RdpAccountant",
     "most_for",
     "noise_multiplier_for",
+    "privacy_curve",
     "spent",
     "steps_for",
 ]

@@ -12,7 +12,7 @@ from rich.table import Table
 from deniable import words
 from deniable.accounting import ACCOUNTANTS, spent
 from deniable.events import Event
-from deniable.units import Neighbouring, Spent
+from deniable.units import Neighbouring, PrivacyCurve, Spent
 
 FALSE_POSITIVE_RATE = 0.01
 NOT_PRIVATE = (
@@ -50,10 +50,9 @@ def epsilon_rows(found: Mapping[str, Spent]) -> dict[str, str]:
     }
 
 
-def explain(console: Console, found: Mapping[str, Spent]) -> None:
-    """Says in plain words what the best of the epsilons means for a person in the data."""
-    best = min(found.values(), key=lambda each: each.epsilon)
-    say(console, " ".join(words.meaning(best)) if best.is_private else NOT_PRIVATE)
+def explain(console: Console, curve: PrivacyCurve) -> None:
+    """Says in plain words what a guarantee means for a person in the data."""
+    say(console, " ".join(words.meaning(curve)) if curve.is_private else NOT_PRIVATE)
 
 
 def say(console: Console, text: str) -> None:
@@ -61,9 +60,8 @@ def say(console: Console, text: str) -> None:
     console.print(f"\n{text}", highlight=False, markup=False)
 
 
-def as_json(found: Mapping[str, Spent]) -> dict[str, Any]:
+def as_json(found: Mapping[str, Spent], curve: PrivacyCurve) -> dict[str, Any]:
     """The claims as plain JSON values; None stands for an infinite epsilon."""
-    best = min(found.values(), key=lambda each: each.epsilon)
     return {
         "epsilons": {
             name: each.epsilon if math.isfinite(each.epsilon) else None
@@ -71,7 +69,7 @@ def as_json(found: Mapping[str, Spent]) -> dict[str, Any]:
         },
         "attacker": {
             "false_positive_rate": FALSE_POSITIVE_RATE,
-            "true_positive_rate": best.attacker_true_positive_rate(FALSE_POSITIVE_RATE),
+            "true_positive_rate": curve.attacker_true_positive_rate(FALSE_POSITIVE_RATE),
         },
-        "non_private": not best.is_private,
+        "non_private": not curve.is_private,
     }

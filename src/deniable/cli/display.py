@@ -22,7 +22,7 @@ from rich.progress import (
 )
 
 from deniable import words
-from deniable.units import Spent
+from deniable.accounting import privacy_curve
 
 if TYPE_CHECKING:
     from deniable.data import Progress as Downloaded
@@ -57,7 +57,7 @@ def opening(run: Run) -> str:
         lines += [
             f"Epsilon will be at most {words.rounded_up(plan.epsilon)} at delta {plan.delta:g} "
             f"({plan.neighbouring}: with one example more, or one less).",
-            "What that means: " + " ".join(words.meaning(Spent(plan.epsilon, plan.delta))),
+            "What that means: " + " ".join(words.meaning(privacy_curve(plan.event))),
         ]
     else:
         lines.append(NOT_PRIVATE)

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from deniable import words
+from deniable.accounting import privacy_curve
 from deniable.cli import claim
 from deniable.plan import Plan
 
@@ -45,9 +46,10 @@ def plan_command(
         accountant=accountant,
     )
     found = claim.claims(plan.event, plan.delta)
+    curve = privacy_curve(plan.event)
     if as_json:
         values = plan.to_json() | {"sampling_rate": plan.sampling_rate, "epochs": plan.epochs}
-        typer.echo(json.dumps(values | claim.as_json(found), allow_nan=False))
+        typer.echo(json.dumps(values | claim.as_json(found, curve), allow_nan=False))
         return
     console = Console()
     rows = {
@@ -61,7 +63,7 @@ def plan_command(
         "neighbouring relation": claim.RELATIONS[plan.neighbouring],
     }
     console.print(claim.table("Plan", rows | claim.epsilon_rows(found)))
-    claim.explain(console, found)
+    claim.explain(console, curve)
     claim.say(
         console,
         "Batch sizes vary: each step draws every example with the sampling rate, independently of "

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deniable import words
+from deniable.accounting import privacy_curve
 from deniable.cli import claim
 from deniable.events import to_json
 from deniable.ledger import Ledger, RunRecord
@@ -41,12 +42,13 @@ def spend_command(
         records = [each for each in book.runs() if run in (None, each.run_id)]
     stated_at = _planned_delta(records) if delta is None else delta
     found = claim.claims(event, stated_at)
+    curve = privacy_curve(event)
     if as_json:
         values = {
             "ledger": str(ledger),
             "delta": stated_at,
             "runs": [_record(each) for each in records],
-            **claim.as_json(found),
+            **claim.as_json(found, curve),
         }
         typer.echo(json.dumps(values, allow_nan=False))
         return
@@ -58,7 +60,7 @@ def spend_command(
         "neighbouring relation": ", ".join(relations) or words.ABSENT,
     }
     console.print(claim.table("Together", rows | claim.epsilon_rows(found)))
-    claim.explain(console, found)
+    claim.explain(console, curve)
     claim.say(console, "Steps that a killed process had reserved count as released.")
 
 

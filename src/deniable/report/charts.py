@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from deniable.units import Spent
+from deniable.units import PrivacyCurve, Spent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,19 +121,19 @@ def history(
         return _svg(figure, name, label)
 
 
-def attacker(name: str, spent: Spent, *, label: str) -> Markup:
+def attacker(name: str, limit: Spent | PrivacyCurve, *, label: str) -> Markup:
     """The most true positives of any membership test, over its false positives; guessing below.
 
     Args:
         name: a word that no other chart of the page has; its ids begin with it.
-        spent: the guarantee; the curve is `spent.attacker_true_positive_rate`.
+        limit: what its `attacker_true_positive_rate` says is drawn.
         label: what the chart shows, for who cannot see it.
     """
     from matplotlib.ticker import FuncFormatter
 
     # Denser near 0, where the curve of a large epsilon bends.
     rates = [(n / 200) ** 3 for n in range(201)]
-    best = [spent.attacker_true_positive_rate(rate) for rate in rates]
+    best = [limit.attacker_true_positive_rate(rate) for rate in rates]
     with _style({"axes.grid.axis": "both"}):
         figure, axes = _canvas(TALL)
         axes.fill_between(rates, best, rates, color=_SOFT, linewidth=0)

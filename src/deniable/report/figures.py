@@ -10,7 +10,7 @@ from markupsafe import Markup
 from deniable import words
 from deniable.report import charts
 from deniable.report.record import Record, number
-from deniable.units import Spent
+from deniable.units import PrivacyCurve, Spent
 
 _MOST_ROWS = 100  # a longer history is thinned in the table, never in the charts
 
@@ -39,7 +39,9 @@ class Numbers:
     left_out: int
 
 
-def figures(record: Record, spent: Spent | None) -> dict[str, Figure]:
+def figures(
+    record: Record, spent: Spent | None, limit: Spent | PrivacyCurve | None
+) -> dict[str, Figure]:
     """The charts of a run, by name."""
     target = number(record.section("settings"), "epsilon")
     norm = number(record.section("bound"), "norm")
@@ -75,7 +77,7 @@ def figures(record: Record, spent: Spent | None) -> dict[str, Figure]:
             as_percent=True,
             size=charts.NARROW,
         ),
-        **({"attacker": _attacker(spent)} if spent and spent.is_private else {}),
+        **({"attacker": _attacker(limit)} if limit and limit.is_private else {}),
     }
 
 
@@ -140,13 +142,13 @@ def _over_steps(
     return Figure(title, f"{caption}.", chart)
 
 
-def _attacker(spent: Spent) -> Figure:
-    found = words.out_of_hundred(spent.attacker_true_positive_rate(0.01))
+def _attacker(limit: Spent | PrivacyCurve) -> Figure:
+    found = words.out_of_hundred(limit.attacker_true_positive_rate(0.01))
     caption = (
         "No test can be above the line. The dashed diagonal is guessing; the shaded part between "
         "them is all that an attacker can gain."
     )
     label = f"The best any attacker can do: at 1% wrongly named, at most {found}% found. {caption}"
     return Figure(
-        "The best any attacker can do", caption, charts.attacker("attacker", spent, label=label)
+        "The best any attacker can do", caption, charts.attacker("attacker", limit, label=label)
     )

@@ -16,7 +16,7 @@ from deniable.report.notices import notices
 from deniable.report.record import Record, number
 from deniable.report.statement import Statement, state
 from deniable.runfolder import RunFolder, replaced
-from deniable.units import Spent
+from deniable.units import PrivacyCurve, Spent
 
 FALSE_POSITIVE_RATES = (0.001, 0.01, 0.1)
 
@@ -62,6 +62,7 @@ def page(record: Record, statement: Statement, name: str) -> str:
         plain=_plain,
     )
     spent = claim(record, statement)
+    limit = _limit(spent, statement)
     return environment.get_template("report.html").render(
         name=name,
         record=record,
@@ -70,9 +71,9 @@ def page(record: Record, statement: Statement, name: str) -> str:
         private=spent is not None and spent.is_private,
         headline=_headline(record, spent),
         notices=notices(record, statement, spent),
-        meaning=words.meaning(spent) if spent else (),
-        attacks=_attacks(spent),
-        figures=figures(record, spent),
+        meaning=words.meaning(limit) if limit else (),
+        attacks=_attacks(limit),
+        figures=figures(record, spent, limit),
         numbers=numbers(record),
         command=command(record.section("settings")),
     )
@@ -111,15 +112,21 @@ def _headline(record: Record, spent: Spent | None) -> dict[str, str | None]:
     }
 
 
-def _attacks(spent: Spent | None) -> list[dict[str, Any]]:
+def _limit(spent: Spent | None, statement: Statement) -> Spent | PrivacyCurve | None:
+    """What limits an attacker: all that the ledger states, unless the claim is weaker than that."""
+    stated = spent is not None and spent.epsilon in statement.epsilons.values()
+    return statement.curve if stated and statement.curve else spent
+
+
+def _attacks(limit: Spent | PrivacyCurve | None) -> list[dict[str, Any]]:
     """For each false-positive rate: what guessing finds and what no test can exceed, of 100."""
-    if spent is None or not spent.is_private:
+    if limit is None or not limit.is_private:
         return []
     return [
         {
             "wrong": words.out_of_hundred(rate),
-            "found": words.out_of_hundred(spent.attacker_true_positive_rate(rate)),
-            "width": f"{100 * spent.attacker_true_positive_rate(rate):.2f}",
+            "found": words.out_of_hundred(limit.attacker_true_positive_rate(rate)),
+            "width": f"{100 * limit.attacker_true_positive_rate(rate):.2f}",
             "guess": f"{100 * rate:.2f}",
         }
         for rate in FALSE_POSITIVE_RATES

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deniable.accounting import ACCOUNTANTS, spent
+from deniable.accounting import ACCOUNTANTS, privacy_curve, spent
 from deniable.errors import AccountingError, LedgerError
 from deniable.events import (
     ComposedEvent,
@@ -17,6 +17,7 @@ from deniable.events import (
     SelfComposedEvent,
 )
 from deniable.ledger import Ledger
+from deniable.units import PrivacyCurve
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,14 @@ class Statement:
         releases: what was released, like with like.
         runs: how many runs the ledger holds.
         problem: why nothing could be stated, or None.
+        curve: the whole trade of epsilon for delta, where it is known.
     """
 
     epsilons: dict[str, float]
     releases: tuple[Releases, ...]
     runs: int
     problem: str | None = None
+    curve: PrivacyCurve | None = None
 
     @property
     def steps(self) -> int:
@@ -65,7 +68,7 @@ def state(ledger: Path, delta: float | None) -> Statement:
         return _nothing(str(problem).replace(str(ledger), ledger.name))
     if any(math.isnan(epsilon) for epsilon in epsilons.values()):
         return _nothing(f"An accountant gave an epsilon that is not a number: {epsilons}.")
-    return Statement(epsilons, releases(event), runs)
+    return Statement(epsilons, releases(event), runs, curve=privacy_curve(event))
 
 
 def releases(event: Event) -> tuple[Releases, ...]:
@@ -95,4 +98,4 @@ def _flat(event: Event, times: int) -> Iterator[tuple[tuple[float | None, float]
 
 
 def _nothing(problem: str) -> Statement:
-    return Statement({}, (), 0, problem)
+    return Statement({}, (), 0, problem=problem)
