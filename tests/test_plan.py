@@ -162,7 +162,7 @@ def test_exactly_one_quantity_is_left_out(given: dict[str, Any], came: str) -> N
         ({"noise_multiplier": None, "epsilon": 1e-300}, "cannot be solved: A target epsilon"),
         ({"steps": None, "epsilon": 0.01, "noise_multiplier": 0.2}, "One step alone costs more"),
         ({"steps": None, "epsilon": 9.0, "noise_multiplier": 1e6}, "no limit"),
-        ({"accountant": "gdp"}, "accountant must be one of pld, rdp, got 'gdp'"),
+        ({"accountant": "gdp"}, "accountant must be one of"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused_in_words(changed: dict[str, Any], says: str) -> None:

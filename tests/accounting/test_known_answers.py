@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from math import log
+
 import pytest
 
 from deniable.accounting import spent
+from deniable.accounting.moments import _log_moments
 from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
 
 
@@ -24,6 +27,14 @@ def test_known_answers_to_the_digits_printed(
     for name, known in {"rdp": rdp, "pld": pld}.items():
         digits = len(known.split(".")[1])
         assert f"{spent(event, delta, name).epsilon:.{digits}f}" == known
+
+
+def test_the_integer_moments_accountant_of_the_slides_setting() -> None:
+    """With the 32 moments that the paper looks at; more of them change nothing here."""
+    event = SelfComposedEvent(PoissonSampledEvent(0.01, GaussianEvent(4.0)), 10_000)
+    assert f"{spent(event, 1e-5, 'moments').epsilon:.4f}" == "1.2586"
+    alphas = 10_000 * _log_moments(event.event)[:32]  # type: ignore[arg-type]
+    assert f"{min((alphas + log(1e5)) / range(1, 33)):.4f}" == "1.2586"
 
 
 def test_both_accountants_answer_for_the_relation_of_adding_or_removing_one() -> None:

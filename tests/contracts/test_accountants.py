@@ -63,6 +63,7 @@ class Optimist:
 
     honest: Accountant
     name: str = "optimist"
+    summary: str = "understates"
 
     def epsilon(self, event: Event, delta: float) -> float:
         return 0.99 * self.honest.epsilon(event, delta)
@@ -85,6 +86,27 @@ def test_every_epsilon_is_a_number_that_is_not_negative(
 ) -> None:
     """Pitfall: users 9."""
     assert 0 <= accountant.epsilon(repeated(rate, noise, 300), delta) < math.inf
+
+
+@every_accountant
+@pytest.mark.parametrize("rate", [1.0, 0.3, 1e-5])
+def test_no_noise_is_too_small_or_too_large_for_an_answer(
+    accountant: Accountant, rate: float
+) -> None:
+    """Noise that hides nothing is as none at all; more than can be told apart still costs little.
+
+    Pitfall: users 9.
+    """
+    for noise in (5e-324, 1e-200, 1e-5):
+        assert accountant.epsilon(repeated(rate, noise, 3), 1e-5) == math.inf
+    for noise in (1e9, 1e300):
+        assert 0 <= accountant.epsilon(repeated(rate, noise, 3), 1e-5) < 0.01
+
+
+@every_accountant
+def test_it_says_in_a_clause_what_it_knows(accountant: Accountant) -> None:
+    assert 10 < len(accountant.summary) < 80
+    assert not accountant.summary.endswith(".")
 
 
 @every_accountant

@@ -3,19 +3,30 @@
 Importable without torch; dp-accounting, which does the mathematics, is imported on first use.
 """
 
-from deniable.accounting.accountants import ACCOUNTANTS, Accountant, spent
+from deniable.accounting.accountants import ACCOUNTANTS, STATED, Accountant, spent
 from deniable.accounting.calibrate import most_for, noise_multiplier_for, steps_for
+from deniable.accounting.composition import (
+    AmplifiedAccountant,
+    BasicAccountant,
+    StrongAccountant,
+)
 from deniable.accounting.curve import privacy_curve
 from deniable.accounting.meter import Meter
+from deniable.accounting.moments import MomentsAccountant
 from deniable.accounting.pld import PldAccountant
 from deniable.accounting.rdp import RdpAccountant
 
 __all__ = [
     "ACCOUNTANTS",
+    "STATED",
     "Accountant",
+    "AmplifiedAccountant",
+    "BasicAccountant",
     "Meter",
+    "MomentsAccountant",
     "PldAccountant",
     "RdpAccountant",
+    "StrongAccountant",
     "most_for",
     "noise_multiplier_for",
     "privacy_curve",

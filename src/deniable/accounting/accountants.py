@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from deniable.accounting.composition import (
+    AmplifiedAccountant,
+    BasicAccountant,
+    StrongAccountant,
+)
+from deniable.accounting.moments import MomentsAccountant
 from deniable.accounting.pld import PldAccountant
 from deniable.accounting.rdp import RdpAccountant
 from deniable.errors import AccountingError
@@ -15,7 +21,7 @@ class Accountant(Protocol):
     """Turns released events into epsilon; reads nothing else (contract 3).
 
     Guarantees: the epsilon is an upper bound, never negative, never NaN; it grows with every event;
-    unknown events are refused.
+    an event for which the accountant's argument does not hold is refused, in words.
     """
 
     @property
@@ -23,14 +29,35 @@ class Accountant(Protocol):
         """The name under which plans, commands and reports ask for it."""
         ...
 
+    @property
+    def summary(self) -> str:
+        """What it knows of the releases that the rung below does not, in a clause."""
+        ...
+
     def epsilon(self, event: Event, delta: float) -> float:
-        """The epsilon at which `event` is (epsilon, delta)-private."""
+        """The epsilon at which `event` is (epsilon, delta)-private.
+
+        Raises:
+            UnknownEventError: what it states would not hold for this event, or one inside it.
+        """
         ...
 
 
+# From the loosest to the tightest: each knows more of the releases than the one before.
 ACCOUNTANTS: dict[str, Accountant] = {
-    each.name: each for each in (RdpAccountant(), PldAccountant())
+    each.name: each
+    for each in (
+        BasicAccountant(),
+        StrongAccountant(),
+        AmplifiedAccountant(),
+        MomentsAccountant(),
+        RdpAccountant(),
+        PldAccountant(),
+    )
 }
+
+# Those by which claims are stated: tight enough to be worth it, and independent of each other.
+STATED = ("rdp", "pld")
 
 
 def accountant_named(name: str) -> Accountant:
@@ -40,9 +67,7 @@ def accountant_named(name: str) -> Accountant:
         AccountingError: there is none.
     """
     if name not in ACCOUNTANTS:
-        raise AccountingError(
-            f"accountant must be one of {', '.join(sorted(ACCOUNTANTS))}, got {name!r}."
-        )
+        raise AccountingError(f"accountant must be one of {', '.join(ACCOUNTANTS)}, got {name!r}.")
     return ACCOUNTANTS[name]
 
 

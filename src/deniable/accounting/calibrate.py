@@ -8,13 +8,13 @@ from contextlib import suppress
 
 from deniable.accounting.accountants import accountant_named
 from deniable.accounting.meter import Meter
+from deniable.accounting.tally import LEAST_NOISE, MOST_NOISE
 from deniable.errors import AccountingError
 from deniable.events import Event, SelfComposedEvent
 
 TOLERANCE = 1e-3
 ROUGH = 0.3  # of a first guess
 SMALLEST_TARGET, LARGEST_TARGET = 1e-4, 1e7
-SMALLEST_NOISE, LARGEST_NOISE = 1e-4, 1e7
 MOST_STEPS = 2**40
 
 Cost = Callable[[Event], float]
@@ -126,7 +126,7 @@ def _least_noise(
     event_at: Callable[[float], Event], cost: Cost, tolerance: float, line: _Line
 ) -> float:
     """A noise whose cost is within the target by `tolerance` at most; the line ends there."""
-    low, high = math.log(SMALLEST_NOISE), math.log(LARGEST_NOISE)  # too dear | within the target
+    low, high = math.log(LEAST_NOISE), math.log(MOST_NOISE)  # too dear | within the target
     line.begin()
     while high - low > 1e-12:
         value = cost(event_at(math.exp(line.at)))
@@ -135,7 +135,7 @@ def _least_noise(
         low, high = (line.at, high) if value > line.target else (low, line.at)
         line.look(value, low, high)
     raise AccountingError(
-        f"No noise multiplier between {SMALLEST_NOISE:g} and {LARGEST_NOISE:g} costs "
+        f"No noise multiplier between {LEAST_NOISE:g} and {MOST_NOISE:g} costs "
         f"epsilon = {line.target:g}. Change epsilon, delta, the batch size or the number of steps."
     )
 

@@ -7,6 +7,9 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from deniable.accounting.gaussian import gaussian_epsilon
 from deniable.accounting.rdp import RdpAccountant
 from deniable.accounting.tally import SingleEvent, is_noiseless, split, tally
 from deniable.events import Event
@@ -18,8 +21,11 @@ if TYPE_CHECKING:
 # times what was found against the exact curve of the Gaussian mechanism.
 ROUNDING = 1e-15
 MOST_RELEASES = 10**6
-FINEST_INTERVAL = 1e-7
-MOST_POINTS = 30_000
+FINEST_INTERVAL, COARSEST_INTERVAL = 1e-7, 512.0
+MOST_POINTS, MOST_COMPOSED_POINTS = 30_000, 2**19
+
+# The most by which a coarse grid was seen to raise epsilon, relative to epsilon, and more.
+RESOLUTION = 0.01
 
 
 class PldAccountant:
@@ -29,11 +35,14 @@ class PldAccountant:
     FFT"; Doroshenko et al., 2022, "Connect the Dots". Pessimistic estimate, add/remove relation.
     Computed by dp-accounting on a grid fitted to the events.
 
-    Guarantees: never above the RDP bound, which stands in where the Fourier transforms would be too
-    coarse: for more than a million releases, or delta below `1e-14 * releases`.
+    Guarantees: exact for noise on the whole data, which composes to one release of less noise;
+    otherwise less than `RESOLUTION` above the exact epsilon, where that is at least 0.01. Never
+    above the RDP bound, which stands in where the Fourier transforms would be too coarse: for more
+    than a million releases, delta below `1e-14 * releases`, or losses in the millions.
     """
 
     name = "pld"
+    summary = "keeps the whole distribution of the loss; nothing is lost but rounding"
 
     def epsilon(self, event: Event, delta: float) -> float:
         """The epsilon at which `event` is (epsilon, delta)-private; infinite without noise.
@@ -49,10 +58,15 @@ class PldAccountant:
         """
         bound = RdpAccountant().epsilon(event, delta)
         counts = tally(event)
-        if not 0 < bound < math.inf or not is_composable(counts, delta):
+        if bound == math.inf or not counts:
             return bound
-        step, allowance = _interval(counts, bound), ROUNDING * counts.total()
-        tight = _composed(tuple(counts.items()), step).get_epsilon_for_delta(delta - allowance)
+        if all(split(each)[0] == 1 for each in counts):
+            return float(gaussian_epsilon(_whole_noise(counts), delta))
+        if bound == 0 or not is_composable(counts, delta):
+            return bound
+        composed = _composed(tuple(counts.items()), _interval(counts, bound))
+        with np.errstate(over="ignore"):  # where the grid ends below epsilon: it answers infinity
+            tight = composed.get_epsilon_for_delta(delta - ROUNDING * counts.total())
         return min(bound, tight) if tight >= 0 else bound
 
 
@@ -60,7 +74,12 @@ def is_composable(counts: Counter[SingleEvent], delta: float) -> bool:
     """Whether the Fourier transforms are fine enough for these releases."""
     releases = counts.total()
     exact = 0 < releases <= MOST_RELEASES and releases * ROUNDING <= delta / 10
-    return exact and not is_noiseless(counts)
+    return exact and not is_noiseless(counts) and _affordable(0, counts) <= COARSEST_INTERVAL
+
+
+def _whole_noise(counts: Counter[SingleEvent]) -> float:
+    """The noise of the one Gaussian release that many on the whole data amount to."""
+    return 1 / math.sqrt(sum(count / split(event)[1] ** 2 for event, count in counts.items()))
 
 
 def _interval(counts: Counter[SingleEvent], bound: float) -> float:
@@ -71,26 +90,27 @@ def _interval(counts: Counter[SingleEvent], bound: float) -> float:
     can ask for more points than are worth their time: the grid is then coarser, epsilon looser.
     Rounded to a power of two, so that neighbouring questions share their work.
     """
-    deviation = _deviation(counts)
+    deviation = math.sqrt(_variance(counts) / counts.total())
     fitted = min(deviation / 25, max(bound / 10_000, deviation / 200))
     return _affordable(fitted, counts)
 
 
 def coarse_interval(counts: Counter[SingleEvent]) -> float:
     """A grid for quick looks: it adds some 0.3% to epsilon, and contains every coarser one."""
-    return _affordable(_deviation(counts) / 4, counts)
-
-
-def _deviation(counts: Counter[SingleEvent]) -> float:
-    """The standard deviation of the loss of one release, over all of them."""
-    variance = sum(count * _loss_variance(event) for event, count in counts.items())
-    return math.sqrt(variance / counts.total())
+    return _affordable(math.sqrt(_variance(counts) / counts.total()) / 4, counts)
 
 
 def _affordable(interval: float, counts: Counter[SingleEvent]) -> float:
-    """The interval, or a wider one that needs no more than `MOST_POINTS`, as a power of two."""
-    fewest = max(map(_largest_loss, counts)) / MOST_POINTS
-    return float(2.0 ** math.floor(math.log2(max(interval, fewest, FINEST_INTERVAL))))
+    """The interval, or a wider one if that takes too many points, as a power of two."""
+    alone = max(_loss(event, 10) for event in counts) / MOST_POINTS
+    rare = sum(count * split(event)[0] * _loss(event, 3) ** 2 for event, count in counts.items())
+    composed = 20 * math.sqrt(max(_variance(counts), rare)) / MOST_COMPOSED_POINTS
+    return float(2.0 ** math.floor(math.log2(max(interval, alone, composed, FINEST_INTERVAL))))
+
+
+def _variance(counts: Counter[SingleEvent]) -> float:
+    """The variance of the composed privacy loss, roughly."""
+    return sum(count * _loss_variance(event) for event, count in counts.items())
 
 
 def _loss_variance(event: SingleEvent) -> float:
@@ -100,10 +120,10 @@ def _loss_variance(event: SingleEvent) -> float:
     return min(full, rate**2 * math.expm1(min(full, 100.0)))
 
 
-def _largest_loss(event: SingleEvent) -> float:
-    """The privacy loss of one release where the noise is 10 standard deviations out."""
+def _loss(event: SingleEvent, deviations: float) -> float:
+    """The privacy loss of one release where the noise is so many standard deviations out."""
     rate, noise_multiplier = split(event)
-    full = 10 / noise_multiplier + noise_multiplier**-2 / 2
+    full = deviations / noise_multiplier + noise_multiplier**-2 / 2
     return full if full > 100 else math.log1p(rate * math.expm1(full))
 
 

@@ -15,6 +15,10 @@ from deniable.events import (
 
 SingleEvent = GaussianEvent | PoissonSampledEvent
 
+# Noise below the least counts as none, and above the most as the most: either is an upper bound,
+# and what lies between them fits into floats.
+LEAST_NOISE, MOST_NOISE = 1e-4, 1e7
+
 
 def tally(event: Event) -> Counter[SingleEvent]:
     """How often each single release occurs in `event`; composition does not depend on the order.
@@ -53,15 +57,16 @@ def _add(event: Event, times: int, counts: Counter[SingleEvent]) -> None:
 
 
 def split(event: SingleEvent) -> tuple[float, float]:
-    """The sampling rate and the noise multiplier of a single release."""
-    if isinstance(event, GaussianEvent):
-        return 1.0, event.noise_multiplier
-    return event.sampling_rate, event.event.noise_multiplier
+    """The sampling rate and the noise multiplier, at most `MOST_NOISE`, of a single release."""
+    rate, gaussian = (
+        (1.0, event) if isinstance(event, GaussianEvent) else (event.sampling_rate, event.event)
+    )
+    return rate, min(gaussian.noise_multiplier, MOST_NOISE)
 
 
 def is_noiseless(counts: Counter[SingleEvent]) -> bool:
-    """Whether a sum was released bare, so that no finite epsilon holds."""
-    return any(split(event)[1] == 0 for event in counts)
+    """Whether a sum was released bare, or as good as bare, so that no finite epsilon is stated."""
+    return any(split(event)[1] < LEAST_NOISE for event in counts)
 
 
 def check_delta(delta: float) -> None:

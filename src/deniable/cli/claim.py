@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deniable import words
-from deniable.accounting import ACCOUNTANTS, spent
+from deniable.accounting import STATED, spent
 from deniable.events import Event
 from deniable.units import Neighbouring, PrivacyCurve, Spent
 
@@ -26,7 +26,7 @@ RELATIONS = {
 
 def claims(event: Event, delta: float) -> dict[str, Spent]:
     """What the event costs, by each accountant."""
-    return {name: spent(event, delta, name) for name in ACCOUNTANTS}
+    return {name: spent(event, delta, name) for name in STATED}
 
 
 def table(title: str, rows: Mapping[str, str]) -> Table:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deniable.accounting import ACCOUNTANTS, privacy_curve, spent
+from deniable.accounting import STATED, privacy_curve, spent
 from deniable.errors import AccountingError, LedgerError
 from deniable.events import (
     ComposedEvent,
@@ -63,7 +63,7 @@ def state(ledger: Path, delta: float | None) -> Statement:
     try:
         with Ledger(ledger, create=False) as book:
             event, runs = book.event(), len(book.runs())
-        epsilons = {name: spent(event, delta, name).epsilon for name in ACCOUNTANTS}
+        epsilons = {name: spent(event, delta, name).epsilon for name in STATED}
     except (LedgerError, AccountingError) as problem:
         return _nothing(str(problem).replace(str(ledger), ledger.name))
     if any(math.isnan(epsilon) for epsilon in epsilons.values()):

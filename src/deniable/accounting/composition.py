@@ -1,0 +1,182 @@
+"""The composition theorems: all that they know of one release is its (epsilon, delta).
+
+Each release gets a share of delta and costs the epsilon that its noise has there; the theorems say
+what they cost together. What is lost is everything else about the noise, which the accountants of
+`moments`, `rdp` and `pld` keep.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deniable.accounting.gaussian import gaussian_epsilon
+from deniable.accounting.tally import SingleEvent, check_delta, is_noiseless, split, tally
+from deniable.events import Event
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+# How much of delta goes to the releases; the rest is what the strong theorem spends on top. The
+# best of these is taken, and at 1 nothing is left, so that the epsilons just add up.
+SPLITS = np.array([*np.arange(1, 20) / 20, 0.98, 0.99, 0.999, 1])
+
+
+class BasicAccountant:
+    """Basic composition: epsilons add up, and so do deltas.
+
+    Source: Dwork et al., 2006, "Our Data, Ourselves", theorem 1; the epsilon of one release is the
+    exact one of its Gaussian noise (Balle & Wang, 2018). Sampling is not looked at, so that this
+    holds for batches drawn in any way.
+    """
+
+    name = "basic"
+    summary = "adds up the steps, as if each went as badly as it can"
+
+    def epsilon(self, event: Event, delta: float) -> float:
+        """The epsilon at which `event` is (epsilon, delta)-private; infinite without noise.
+
+        Raises:
+            AccountingError: delta is not strictly between 0 and 1.
+            UnknownEventError: an event that is not known here.
+
+        >>> from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
+        >>> step = PoissonSampledEvent(0.01, GaussianEvent(4.0))
+        >>> round(BasicAccountant().epsilon(SelfComposedEvent(step, 10_000), 1e-5))
+        13956
+        """
+        return _composed(event, delta, _basic)
+
+
+class StrongAccountant:
+    """Strong composition: it is unlikely that all steps go badly, so epsilon grows like a root.
+
+    Source: Kairouz, Oh & Viswanath, 2015, "The Composition Theorem for Differential Privacy",
+    theorem 3.5, which is Dwork, Rothblum & Vadhan, 2010, "Boosting and Differential Privacy",
+    theorem III.3, with better constants and for steps that differ. Sampling is not looked at, so
+    that this holds for batches drawn in any way.
+
+    Guarantees: never above basic composition.
+    """
+
+    name = "strong"
+    summary = "knows that hardly all steps go badly, but of each only its epsilon and delta"
+
+    def epsilon(self, event: Event, delta: float) -> float:
+        """The epsilon at which `event` is (epsilon, delta)-private; infinite without noise.
+
+        Raises:
+            AccountingError: delta is not strictly between 0 and 1.
+            UnknownEventError: an event that is not known here.
+
+        >>> from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
+        >>> step = PoissonSampledEvent(0.01, GaussianEvent(4.0))
+        >>> round(StrongAccountant().epsilon(SelfComposedEvent(step, 10_000), 1e-5))
+        9191
+        """
+        return _composed(event, delta, _strong)
+
+
+class AmplifiedAccountant:
+    """Strong composition of steps that each see a random part of the data.
+
+    A release at (epsilon, delta) on a batch that each unit joins with probability q is
+    (log(1 + q (exp(epsilon) - 1)), q delta)-private.
+
+    Source: Balle, Barthe & Gaboardi, 2018, "Privacy Amplification by Subsampling", theorem 8, for
+    Poisson sampling and the add/remove relation; composed as in `StrongAccountant`.
+
+    Guarantees: never above strong composition.
+    """
+
+    name = "amplified"
+    summary = "adds that a step sees a random batch, by which each step's epsilon shrinks"
+
+    def epsilon(self, event: Event, delta: float) -> float:
+        """The epsilon at which `event` is (epsilon, delta)-private; infinite without noise.
+
+        Raises:
+            AccountingError: delta is not strictly between 0 and 1.
+            UnknownEventError: an event that is not known here.
+
+        >>> from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
+        >>> step = PoissonSampledEvent(0.01, GaussianEvent(4.0))
+        >>> round(AmplifiedAccountant().epsilon(SelfComposedEvent(step, 10_000), 1e-5), 2)
+        14.19
+        """
+        return _composed(event, delta, _amplified)
+
+
+@dataclass(frozen=True)
+class _Releases:
+    """What was released: one entry for each kind, every array of shape (kinds, 1)."""
+
+    rate: Array
+    noise: Array
+    count: Array
+
+    @classmethod
+    def of(cls, counts: Counter[SingleEvent]) -> _Releases:
+        rows = [(*split(event), count) for event, count in counts.items()]
+        return cls(*np.array(rows, float).T[..., None])
+
+    def shares(self, delta: float) -> Array:
+        """What each release of a kind gets of `delta`; a release with less noise gets more.
+
+        In proportion to 1 / noise, which is close to the cheapest way to share it out.
+        """
+        shares: Array = delta / self.noise / np.sum(self.count / self.noise)
+        return shares
+
+
+def _composed(event: Event, delta: float, theorem: Callable[[_Releases, float], float]) -> float:
+    check_delta(delta)
+    counts = tally(event)
+    if is_noiseless(counts):
+        return math.inf
+    return theorem(_Releases.of(counts), delta) if counts else 0.0
+
+
+def _basic(releases: _Releases, delta: float) -> float:
+    return float(np.sum(releases.count * gaussian_epsilon(releases.noise, releases.shares(delta))))
+
+
+def _strong(releases: _Releases, delta: float) -> float:
+    shares = releases.shares(delta) * SPLITS
+    return _kairouz(gaussian_epsilon(releases.noise, shares), releases.count, delta)
+
+
+def _amplified(releases: _Releases, delta: float) -> float:
+    shares = releases.shares(delta) * SPLITS / releases.rate
+    sampled = _sampled(gaussian_epsilon(releases.noise, shares), releases.rate)
+    return _kairouz(sampled, releases.count, delta)
+
+
+def _sampled(epsilon: Array, rate: Array) -> Array:
+    """`log(1 + rate * (exp(epsilon) - 1))`; beyond 500 an upper bound that needs no larger exp."""
+    small = np.minimum(epsilon, 500)
+    found: Array = np.log1p(rate * np.expm1(small)) + (epsilon - small)
+    return found
+
+
+def _kairouz(epsilon: Array, count: Array, delta: float) -> float:
+    """The least of theorem 3.5's three bounds, for the best of `SPLITS`.
+
+    Args:
+        epsilon: of one release, shape (kinds, splits).
+        count: how many there are, shape (kinds, 1).
+        delta: what all of it may cost.
+    """
+    added = np.sum(count * epsilon, axis=0)
+    mean = np.sum(count * epsilon * np.tanh(epsilon / 2), axis=0)
+    square = np.sum(count * epsilon**2, axis=0)
+    mean, square, slack = mean[:-1], square[:-1], delta * (1 - SPLITS[:-1])
+    tail = np.minimum(np.log(1 / slack), np.log(math.e + np.sqrt(square) / slack))
+    return float(min(np.min(added), np.min(mean + np.sqrt(2 * square * tail))))
