@@ -22,7 +22,11 @@ from torch.utils.data import DataLoader, TensorDataset
 import deniable
 from benchmarks.workloads import CharacterLSTM, Transformer, Workload
 
-OPACUS_MODES = ("hooks", "functorch", "ew", "ghost")
+# "fast gradient clipping" is the ghost mode without its shortcuts to a norm, layer by layer.
+OPACUS_MODES = ("hooks", "functorch", "ew", "ghost", "fast gradient clipping", "ghost_fsdp")
+
+# The strategies that a session chose, as `Chooser.state` gives them.
+Choices = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,19 @@ class Setting:
 
 @dataclass(frozen=True)
 class Step:
-    """A candidate that is ready: each `run()` is one training step of `model`."""
+    """A candidate that is ready: each `run()` is one training step of `model`.
+
+    Attributes:
+        needs: what its user must do to the workload's model or loop before it runs.
+        explain: how norms are computed, for those who say it.
+        choices: the same for a program.
+    """
 
     model: nn.Module
     run: Callable[[], None]
+    needs: str = ""
     explain: Callable[[], str] = str
+    choices: Callable[[], Choices] = list
 
 
 @dataclass(frozen=True)
@@ -79,8 +91,15 @@ def plain_loop(setting: Setting) -> Loop:
     return Loop(model, optimizer, iter(lambda: (inputs, labels), None), setting.workload.loss)
 
 
-def deniable_loop(setting: Setting) -> tuple[Loop, deniable.PrivateSession]:
-    """The same loop, attached; each draw is the whole batch, so that every step has its size."""
+def deniable_loop(
+    setting: Setting, choices: Choices | None = None
+) -> tuple[Loop, deniable.PrivateSession]:
+    """The same loop, attached; each draw is the whole batch, so that every step has its size.
+
+    Args:
+        setting: what to train.
+        choices: strategies that were chosen before; None: the first step tries them.
+    """
     model, inputs, labels = setting.start()
     optimizer = SGD(model.parameters(), lr=setting.lr)
     plan = deniable.Plan(
@@ -92,6 +111,8 @@ def deniable_loop(setting: Setting) -> tuple[Loop, deniable.PrivateSession]:
         accountant="rdp",
     )
     private = deniable.attach(model, optimizer, plan, deniable.Clip(setting.clip))
+    if choices is not None:
+        private._capture.chooser.restore(choices)
     everyone = np.arange(setting.batch)
     private._sampler.draw = lambda: everyone  # type: ignore[method-assign]
     batches = private.batches((inputs, labels))
@@ -104,17 +125,20 @@ def plain(setting: Setting) -> Step:
     return Step(loop.model, loop.run)
 
 
-def with_deniable(setting: Setting) -> Step:
+def with_deniable(setting: Setting, choices: Choices | None = None) -> Step:
     """The user's loop, attached."""
-    loop, private = deniable_loop(setting)
-    return Step(loop.model, loop.run, private.explain)
+    loop, private = deniable_loop(setting, choices)
+    chooser = private._capture.chooser
+    return Step(loop.model, loop.run, explain=private.explain, choices=chooser.state)
 
 
 def with_vmap(setting: Setting) -> Step:
     """`torch.func`: per-row gradients by `vmap(grad(...))`, then clipped, summed, noised."""
     model, inputs, labels = setting.start()
+    needs = ""
     if isinstance(model, CharacterLSTM):
         model.__class__ = OneHotByComparison
+        needs = "one-hot vectors made by comparison, because F.one_hot looks at values"
     optimizer = SGD(model.parameters(), lr=setting.lr)
     deviation = setting.noise * setting.clip
 
@@ -139,22 +163,32 @@ def with_vmap(setting: Setting) -> Step:
         optimizer.step()
         optimizer.zero_grad()
 
-    return Step(model, run)
+    return Step(model, run, needs)
 
 
 def with_opacus(setting: Setting, mode: str) -> Step:
     """Opacus as its users call it, in one of its gradient modes."""
-    from opacus import PrivacyEngine
+    from opacus import GradSampleModule, PrivacyEngine
+    from opacus.grad_sample import GradSampleModuleFastGradientClipping
     from opacus.validators import ModuleValidator
 
     model, inputs, labels = setting.start()
+    needs = []
     if isinstance(model, Transformer):
         model.__class__ = PositionsForEachRow
+        needs.append("position numbers repeated for every row")
+    if isinstance(model, CharacterLSTM):
+        needs.append("nn.LSTM replaced by DPLSTM, which runs step by step in Python")
     model = ModuleValidator.fix(model)
     optimizer: Any = SGD(model.parameters(), lr=setting.lr)
-    ghost = mode == "ghost"
+    wrapped: nn.Module | GradSampleModule = model
+    if mode == "fast gradient clipping":
+        mode = "ghost"
+        wrapped = GradSampleModuleFastGradientClipping(
+            model, max_grad_norm=setting.clip, use_ghost_clipping=False
+        )
     made = PrivacyEngine(accountant="rdp").make_private(
-        module=model,
+        module=wrapped,
         optimizer=optimizer,
         criterion=nn.CrossEntropyLoss(),
         data_loader=DataLoader(TensorDataset(inputs, labels), batch_size=setting.batch),
@@ -164,10 +198,13 @@ def with_opacus(setting: Setting, mode: str) -> Step:
         grad_sample_mode=mode,
     )
     wrapped, optimizer, criterion = made[:3]
+    two_passes = mode.startswith("ghost")
+    if two_passes and labels.ndim == 2:
+        needs.append("the loss given the outputs' shape")
 
     def run() -> None:
         outputs = wrapped(inputs)
-        if not ghost:
+        if not two_passes:
             setting.workload.loss(outputs, labels).backward()  # type: ignore[no-untyped-call]
         elif outputs.ndim == 3:
             criterion(outputs.flatten(0, 1), labels.flatten(), shape=outputs.shape).backward()
@@ -176,7 +213,7 @@ def with_opacus(setting: Setting, mode: str) -> Step:
         optimizer.step()
         optimizer.zero_grad()
 
-    return Step(model, run)
+    return Step(model, run, ", ".join(needs))
 
 
 class PositionsForEachRow(Transformer):
@@ -205,38 +242,3 @@ CANDIDATES: dict[str, Callable[[Setting], Step]] = {
     "vmap": with_vmap,
     **{f"opacus {mode}": partial(with_opacus, mode=mode) for mode in OPACUS_MODES},
 }
-
-
-def released(name: str, setting: Setting) -> Tensor:
-    """What one step without noise takes off the weights, times the batch size: the clipped sum."""
-    names = sorted(setting.workload.build().state_dict())
-    step = CANDIDATES[name](setting.quiet())
-
-    def weights() -> Tensor:
-        # Opacus's LSTM keeps its parameters in another order, but knows them by these names too.
-        state = step.model.state_dict()
-        return torch.cat([state[name].double().flatten() for name in names])
-
-    before = weights()
-    step.run()
-    return (before - weights()) * (setting.batch / setting.quiet().lr)
-
-
-def one_row_at_a_time(setting: Setting) -> Tensor:
-    """The clipped sum by the definition, in float64: a plain backward for every row."""
-    model, inputs, labels = setting.start()
-    clip = setting.quiet().clip
-    inputs = inputs.double() if inputs.is_floating_point() else inputs
-    state = model.double().state_dict(keep_vars=True)
-    parameters = [state[name] for name in sorted(state)]
-    total = torch.zeros(sum(each.numel() for each in parameters), device=setting.device).double()
-    for row, label in zip(inputs, labels, strict=True):
-        loss = setting.workload.loss(model(row[None]), label[None])
-        gradient = torch.cat([each.flatten() for each in torch.autograd.grad(loss, parameters)])
-        total += gradient * (clip / gradient.norm()).clamp(max=1.0)
-    return total
-
-
-def error(name: str, setting: Setting, expected: Tensor) -> float:
-    """How far the candidate's clipped sum is from the expected one, relative to its norm."""
-    return float((released(name, setting) - expected).norm() / expected.norm())

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from benchmarks.pages import opacus_mode
+from benchmarks.pages import memory_ratio, name_in
 
 DOCS = Path(__file__).parent.parent / "docs"
 COLOURS = {"plain": "#6b7280", "deniable": "#1f6feb", "vmap": "#d97706", "opacus": "#7c3aed"}
@@ -34,7 +34,7 @@ def speed(found: dict[str, Any], name: str) -> Path:
                 values = [_ratio(row, candidate, of) for row in rows]
                 _bars(axis, values, place, len(compared), candidate)
             _ratio_axis(axis, f"{of}, multiples of plain PyTorch's")
-        axes[0].set_yticks(range(len(rows)), [f"{r['workload']}\nbatch {r['batch']}" for r in rows])
+        axes[0].set_yticks(range(len(rows)), [f"{r['name']}\nbatch {r['batch']:,}" for r in rows])
         axes[0].invert_yaxis()
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         return _saved(figure, name)
@@ -42,18 +42,21 @@ def speed(found: dict[str, Any], name: str) -> Path:
 
 def growth(found: dict[str, Any], name: str) -> Path:
     """Lines: time above, memory below, one column for each size that grows."""
-    sweeps = found["sweeps"]
+    sweeps: dict[str, list[dict[str, Any]]] = {}
+    for point in sorted(found["rows"], key=lambda each: each["size"]):
+        sweeps.setdefault(point["of"], []).append(point)
     with matplotlib.rc_context(STYLE):
         figure, axes = plt.subplots(
             2, len(sweeps), figsize=(3 * len(sweeps), 6), sharex="col", sharey="row",
             layout="constrained", squeeze=False,
         )  # fmt: skip
-        for column, sweep in enumerate(sweeps):
+        for column, (of, points) in enumerate(sweeps.items()):
             for candidate in found["candidates"]:
-                for axis, of in zip(axes[:, column], ("time", "memory"), strict=True):
-                    _line(axis, sweep, candidate, of)
-            axes[1, column].set_xlabel(sweep["of"])
-            axes[1, column].set_xticks(sweep["sizes"], [str(each) for each in sweep["sizes"]])
+                for axis, what in zip(axes[:, column], ("time", "memory"), strict=True):
+                    _line(axis, points, candidate, what)
+            sizes = [point["size"] for point in points]
+            axes[1, column].set_xlabel(of)
+            axes[1, column].set_xticks(sizes, [str(each) for each in sizes])
             axes[1, column].xaxis.set_minor_formatter(NullFormatter())
         axes[0, 0].set_ylabel("milliseconds a step")
         axes[1, 0].set_ylabel("peak memory, MB")
@@ -61,15 +64,13 @@ def growth(found: dict[str, Any], name: str) -> Path:
         return _saved(figure, name)
 
 
-def _ratio(row: dict[str, Any], candidate: str, of: str) -> float | None:
-    name = opacus_mode(row) if candidate == "opacus" else candidate
-    found = row["candidates"].get(name)
-    if found is None:
+def _ratio(row: dict[str, Any], who: str, of: str) -> float | None:
+    name = name_in(row, who)
+    if name not in row["candidates"]:
         return None
-    if of == "time":
-        return float(found["ratio"]["median"])
-    plain = row["candidates"]["plain"]["memory"]
-    return found["memory"]["peak"] / plain["peak"] if found["memory"] and plain else None
+    if of == "memory":
+        return memory_ratio(row, name)
+    return float(row["candidates"][name]["ratio"]["median"])
 
 
 def _bars(axis: Axes, values: list[float | None], place: int, of: int, candidate: str) -> None:
@@ -92,6 +93,7 @@ def _ratio_axis(axis: Axes, title: str) -> None:
     axis.set_xscale("log")
     axis.axvline(1, color=COLOURS["plain"], linewidth=1)
     axis.set_xlim(0.8, 2 * max(2.0, axis.get_xlim()[1]))
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_title(title, fontsize=10)
@@ -99,15 +101,15 @@ def _ratio_axis(axis: Axes, title: str) -> None:
     axis.grid(axis="x", alpha=0.3)
 
 
-def _line(axis: Axes, sweep: dict[str, Any], candidate: str, of: str) -> None:
+def _line(axis: Axes, points: list[dict[str, Any]], candidate: str, what: str) -> None:
     sizes, values = [], []
-    for point in sweep["points"]:
+    for point in points:
         found = point["candidates"].get(candidate)
-        if found is None or (of == "memory" and not found["memory"]):
+        if found is None:
             continue
         sizes.append(point["size"])
         values.append(
-            found["milliseconds"]["median"] if of == "time" else found["memory"]["peak"] / 1e6
+            found["milliseconds"]["median"] if what == "time" else found["memory"]["steady"] / 1e6
         )
     kind = candidate.split()[0]
     label = LABELS[kind] if kind in ("plain", "vmap") else candidate

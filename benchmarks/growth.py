@@ -1,15 +1,16 @@
 """`make growth`: how time and memory grow with batch, width, length and depth.
 
+    python -m benchmarks.growth --of length --seconds 10
+
 A causal transformer, because all four mean something to it. Each size is measured as `make bench`
-measures a workload: candidates in turns in one process, memory in a process of its own.
+measures a workload, but memory in a process for all candidates. The results file is written after
+each size, and `--resume` goes on where a run was cut off.
 """
 
 from __future__ import annotations
 
 import gc
-import json
-import math
-import sys
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -21,18 +22,16 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
-from benchmarks import charts, machine
-from benchmarks.candidates import CANDIDATES, Setting, Step
-from benchmarks.measure import in_turns, quartiles, ratios, warm_up
+from benchmarks import charts, machine, results
+from benchmarks.candidates import CANDIDATES, Setting
+from benchmarks.measure import in_turns, quartiles, warm_up
 from benchmarks.memory import process, tensors
-from benchmarks.pages import RESULTS
-from benchmarks.run import METHOD, in_a_line
+from benchmarks.run import METHOD, in_a_line, in_short
 from benchmarks.workloads import Transformer, Workload, token_loss
 
-COMPARED = ("plain", "deniable", "vmap", "opacus hooks")
+SHARES = {"deniable": 0.5, "vmap": 0.25, "opacus ew": 0.25}
 VOCABULARY = 1000
 MODEL = (
     "A causal transformer of width 64, 2 blocks, 4 heads, 1,000 tokens, on 16 rows of length 64; "
@@ -70,89 +69,77 @@ SWEEPS: dict[str, tuple[Callable[[int], Size], tuple[int, ...]]] = {
 
 
 def main(
+    of: Annotated[str, typer.Option(help="Only this: batch, width, length or depth.")] = "",
     seconds: Annotated[float, typer.Option(help="How long to take turns, per size.")] = 4.0,
     out: Annotated[Path | None, typer.Option(help="The results file (JSON).")] = None,
-    quick: Annotated[bool, typer.Option(help="Two small sizes each: does it run?")] = False,
+    resume: Annotated[bool, typer.Option(help="Leave out what this code has measured.")] = False,
+    replace: Annotated[bool, typer.Option(help="Begin the results file anew.")] = False,
+    quick: Annotated[bool, typer.Option(help="Small sizes, no file: does it run?")] = False,
     threads: Annotated[int, typer.Option(help="Threads of torch on a CPU.")] = 2,
 ) -> None:
     """Measure, write JSON, and draw the chart."""
     warnings.simplefilter("ignore")  # Opacus warns at every step
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    console = Console(stderr=True)
-    usual = RESULTS / ("growth.json" if device == "cpu" else "growth-gpu.json")
-    if out is None and not quick:
-        out = usual
-    sweeps = []
-    with Progress(console=console) as progress, process() as pool:
-        for of, (make, sizes) in SWEEPS.items():
-            sizes = sizes[:2] if quick else sizes
-            points = [
-                {"size": size, **measured(make(size).setting(device), seconds, pool)}
-                for size in progress.track(sizes, description=of)
-            ]
-            sweeps.append(
-                {"of": of, "sizes": list(sizes), "points": points, "exponents": exponents(points)}
-            )
-    found = {
-        "command": " ".join(["python -m benchmarks.growth", *sys.argv[1:]]),
-        "device": device,
-        "machine": machine.description(device),
-        "code": machine.code(),
-        "date": machine.today(),
+    usual = results.FOLDER / ("growth.json" if device == "cpu" else "growth-gpu.json")
+    path = None if quick else out or usual
+    header = {
+        **machine.header("benchmarks.growth", device),
         "model": MODEL,
         "method": METHOD,
-        "candidates": list(COMPARED),
-        "sweeps": sweeps,
+        "candidates": ["plain", *SHARES],
     }
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        console.print(f"Written: {out}")
-    if out == usual:
+    found = results.begin(path, header, replace)
+    console = Console(stderr=True)
+    with process() as pool:
+        for point in points(of, quick):
+            if resume and results.holds(found, point["name"], machine.code()):
+                continue
+            started = time.perf_counter()
+            setting = SWEEPS[point["of"]][0](point["size"]).setting(device)
+            with console.status(point["name"]):
+                point |= machine.moment() | measured(setting, 0.0 if quick else seconds, pool)
+            results.put(found, point)
+            if path is not None:
+                results.save(path, found)
+            console.print(f"{in_short(point)}; {time.perf_counter() - started:.0f} s")
+    if path == usual:
         console.print(f"Drawn: {charts.growth(found, usual.stem)}")
+
+
+def points(of: str, quick: bool) -> list[dict[str, Any]]:
+    """What is measured, in order."""
+    return [
+        {"name": f"{each} {size}", "of": each, "size": size}
+        for each, (_, sizes) in SWEEPS.items()
+        if of in each
+        for size in (sizes[:2] if quick else sizes)
+    ]
 
 
 def measured(setting: Setting, seconds: float, pool: ProcessPoolExecutor) -> dict[str, Any]:
     """Time and memory of every candidate at one size."""
-    steps: dict[str, Step] = {}
+    plain = CANDIDATES["plain"](setting)
+    warm_up(plain, setting.device)
+    plain_seconds: list[float] = []
+    candidates: dict[str, dict[str, Any]] = {"plain": {}}
     failures: dict[str, str] = {}
-    for name in COMPARED:
+    for name, share in SHARES.items():
         try:
-            steps[name] = CANDIDATES[name](setting)
-            warm_up(steps[name], setting.device)
+            step = CANDIDATES[name](setting)
+            warm_up(step, setting.device)
+            turns = in_turns(plain, step, setting.device, share * seconds)
         except Exception as problem:
-            steps.pop(name, None)
             failures[name] = in_a_line(problem)
-    times = in_turns(steps, setting.device, seconds)
-    steps.clear()
-    gc.collect()
-    return {
-        "candidates": {
-            name: {
-                "milliseconds": quartiles([1000 * each for each in taken]),
-                "ratio": ratios(taken, times["plain"]),
-                "memory": tensors(name, setting, pool),
-            }
-            for name, taken in times.items()
-        },
-        "failures": failures,
-    }
-
-
-def exponents(points: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """By candidate, the power of the size with which time and memory grew at last."""
-    found: dict[str, dict[str, float | None]] = {}
-    for name in COMPARED:
-        before, after = (point["candidates"].get(name) for point in points[-2:])
-        if before is None or after is None:
-            found[name] = {"time": None, "memory": None}
             continue
-        growth = math.log(points[-1]["size"] / points[-2]["size"])
-        times = after["milliseconds"]["median"] / before["milliseconds"]["median"]
-        bytes_ = after["memory"]["peak"] / before["memory"]["peak"]
-        found[name] = {"time": math.log(times) / growth, "memory": math.log(bytes_) / growth}
-    return found
+        plain_seconds += turns.plain
+        candidates[name] = turns.summary()
+        del step
+        gc.collect()
+    candidates["plain"]["milliseconds"] = quartiles([1000 * each for each in plain_seconds])
+    for name in candidates:
+        candidates[name]["memory"] = tensors(name, setting, pool)
+    return {"candidates": candidates, "failures": failures}
 
 
 if __name__ == "__main__":

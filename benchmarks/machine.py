@@ -6,12 +6,38 @@ import datetime
 import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
 ROOT = Path(__file__).parent.parent
+MEASURED = ("src", "benchmarks/*.py")
+
+# Variables that choose the allocator, the threads and the kernels.
+_VARIABLES = (
+    "CUBLAS_", "CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING", "GLIBC_TUNABLES", "GOMP_", "KMP_",
+    "LD_PRELOAD", "MALLOC_", "MKL_", "NVIDIA_TF32_OVERRIDE", "OMP_", "ONEDNN_", "OPENBLAS_",
+    "PYTORCH_", "TCMALLOC_",
+)  # fmt: skip
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def header(module: str, device: str) -> dict[str, Any]:
+    """What a results file says of the run: command, device, machine, environment.
+
+    Args:
+        module: that was run, such as "benchmarks.run".
+        device: "cpu" or "cuda".
+    """
+    return {
+        "command": " ".join([f"python -m {module}", *sys.argv[1:]]),
+        "device": device,
+        "machine": description(device),
+        "environment": environment(),
+    }
 
 
 def description(device: str) -> dict[str, str | int]:
@@ -33,21 +59,41 @@ def description(device: str) -> dict[str, str | int]:
     return found
 
 
-def today() -> str:
-    """The date, in UTC."""
-    return datetime.datetime.now(datetime.UTC).date().isoformat()
+def environment() -> dict[str, str]:
+    """Variables that change speed, where set, and the C library and its pages: every candidate's.
+
+    An allocator other than the C library's shows in LD_PRELOAD.
+    """
+    found = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
+    found["C library"] = " ".join(platform.libc_ver()).strip() or "unknown"
+    if _HUGE_PAGES.exists():
+        modes = _HUGE_PAGES.read_text(encoding="utf-8")
+        found["transparent huge pages"] = modes.partition("[")[2].partition("]")[0]
+    return dict(sorted(found.items()))
+
+
+def moment() -> dict[str, Any]:
+    """The date in UTC, the code, and how busy the machine is: processes that want to run."""
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {"date": today, "code": code(), "load": round(os.getloadavg()[0], 2)}
 
 
 def code() -> str:
-    """The version and commit that are measured, with "+" where files differ from the commit."""
+    """Version and latest commit of what is measured, with "+" where files differ from that."""
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        commit = _git("log", "-1", "--format=%h", "--", *MEASURED)
+        return f"{_version('deniable')} {commit}" + "+" * bool(
+            _git("status", "--porcelain", "--", *MEASURED)
+        )
     except (OSError, subprocess.CalledProcessError):
-        return _version("deniable")
-    return f"{_version('deniable')} {found.stdout.strip()}"
+        return f"{_version('deniable')}+"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    return done.stdout.strip()
 
 
 def _cores() -> int:

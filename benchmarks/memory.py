@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks.candidates import CANDIDATES, Setting
-from benchmarks.measure import WARM_UP
+from benchmarks.candidates import CANDIDATES, Choices, Setting, Step, with_deniable
 
-STEPS = 1
-_MARK = "warm"
+# The second step may still hold what the first has left, until Python collects its garbage.
+FIRST_STEPS = 2
+_MARK = "first steps done"
 _STATUS = Path("/proc/self/status")
 
 # Freed memory goes back to the system at once, or resident memory would say little.
@@ -40,28 +40,41 @@ ENVIRONMENT = {
 @contextmanager
 def process() -> Iterator[ProcessPoolExecutor]:
     """A fresh process to measure in."""
-    os.environ.update(ENVIRONMENT)  # inherited by the process that is about to start
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield pool
+    before = dict(os.environ)
+    os.environ.update(ENVIRONMENT)  # inherited by the process, which starts with its first task
+    try:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            yield pool
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
-def peak(name: str, setting: Setting) -> dict[str, int | None]:
+def peak(name: str, setting: Setting, choices: Choices) -> dict[str, int | None]:
     """Bytes at the peak, measured in a process of its own.
 
+    Args:
+        name: of the candidate.
+        setting: what it trains.
+        choices: deniable's strategies while resident memory is measured; all else tries its own.
+
     Returns:
-        `peak`: most bytes of tensors alive during a step: model, data and gradients included.
-        `first`: the same over the first steps, in which strategies are tried.
-        `resident`: how much resident memory the process holds at the peak of a step, beyond what
-        it held after a few steps on two rows (CPU on Linux; otherwise None).
+        `first`: most bytes of tensors alive during the first two steps, in which strategies are
+        tried: model, data and gradients included. `steady`: the same during the third.
+        `resident`: how much resident memory the process holds at the peak of the third, beyond
+        what it held after a step on two rows (plain and deniable on Linux's CPUs; otherwise None).
     """
     with process() as pool:
         # Resident memory first: the profiler fills memory with its own notes.
-        resident = pool.submit(_resident, name, setting, torch.get_num_threads()).result()
+        resident = None
+        if name in ("plain", "deniable") and setting.device == "cpu" and _STATUS.exists():
+            threads = torch.get_num_threads()
+            resident = pool.submit(_resident, name, setting, threads, choices).result()
         return {**tensors(name, setting, pool), "resident": resident}
 
 
 def tensors(name: str, setting: Setting, pool: ProcessPoolExecutor) -> dict[str, int | None]:
-    """`peak` and `first` alone, in a process that may serve for several of these."""
+    """`first` and `steady` alone, in a process that may serve for several of these."""
     measure = _tensors if setting.device == "cpu" else _on_gpu
     return pool.submit(measure, name, setting, torch.get_num_threads()).result()
 
@@ -78,56 +91,51 @@ def _on_gpu(name: str, setting: Setting, threads: int) -> dict[str, int | None]:
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     step = CANDIDATES[name](setting)
-    for _ in range(WARM_UP):
+    for _ in range(FIRST_STEPS):
         step.run()
     first = torch.cuda.max_memory_allocated() - before
     torch.cuda.reset_peak_memory_stats()
-    for _ in range(STEPS):
-        step.run()
-    return {"peak": torch.cuda.max_memory_allocated() - before, "first": first}
+    step.run()
+    return {"first": first, "steady": torch.cuda.max_memory_allocated() - before}
 
 
 def _tensors(name: str, setting: Setting, threads: int) -> dict[str, int | None]:
     _begin(threads)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         step = CANDIDATES[name](setting)
-        for _ in range(WARM_UP):
+        for _ in range(FIRST_STEPS):
             step.run()
         with record_function(_MARK):
             pass
-        for _ in range(STEPS):
-            step.run()
+        step.run()
         del step
         gc.collect()  # while it is watched, so that a later count does not meet these tensors
     assert watched.profiler is not None and watched.profiler.kineto_results is not None
-    alive = first = warm = 0
+    alive = first = steady = 0
     past_mark = False
     events = watched.profiler.kineto_results.events()
     for event in sorted(events, key=lambda each: each.start_ns()):
         if event.name() == _MARK:
-            past_mark, warm = True, alive
+            past_mark, steady = True, alive
         elif event.name() == "[memory]":
             alive += event.nbytes()
-            first, warm = (first, max(warm, alive)) if past_mark else (max(first, alive), warm)
-    return {"peak": warm, "first": first}
+            first, steady = (first, max(steady, alive)) if past_mark else (max(first, alive), 0)
+    return {"first": first, "steady": steady}
 
 
-def _resident(name: str, setting: Setting, threads: int) -> int | None:
-    if setting.device != "cpu" or not _STATUS.exists():
-        return None
+def _resident(name: str, setting: Setting, threads: int, choices: Choices) -> int:
+    def made(setting: Setting) -> Step:
+        return with_deniable(setting, choices) if name == "deniable" else CANDIDATES[name](setting)
+
     _begin(threads)
-    small = CANDIDATES[name](replace(setting, batch=2))  # libraries and kernels load with this
-    for _ in range(WARM_UP):
-        small.run()
-    del small
+    made(replace(setting, batch=2)).run()  # libraries and kernels load with this
     gc.collect()
     before = _kilobytes("VmRSS")
-    step = CANDIDATES[name](setting)
-    for _ in range(WARM_UP):
+    step = made(setting)
+    for _ in range(FIRST_STEPS):
         step.run()
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here
-    for _ in range(STEPS):
-        step.run()
+    step.run()
     return 1024 * (_kilobytes("VmHWM") - before)
 
 

@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from benchmarks.phases import ORDER
+from benchmarks.phases import NOISE, ORDER
+from benchmarks.results import named
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 ABSENT = "Nothing is measured yet."
 BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
+# How a failure begins where a candidate ran and computed something else.
+WRONG = "wrong"
 
 INTRODUCTION = """\
 # What private training costs
 
 Written by `make docs` from `benchmarks/results`; measured by `make bench` and `make growth`.
 
-A step is forward, backward, bound, noise and SGD. Every candidate has the same weights and the same
-batch, and its clipped sum was held against the definition, one row at a time in float64, before it
-was timed. Candidates take turns in one process; a ratio is the median over rounds of the ratio to
-plain PyTorch within the round. Memory is the highest total of tensors alive during a step, with
-model, data and gradients, in a process of its own.
+A step is forward, backward, bound, noise and SGD. Every candidate has the same weights, the same
+batch, and the same process: threads and allocator are alike. Its clipped sum on a few rows was held
+against the definition, one row at a time in float64, before it was timed. A candidate's turns lie
+between plain PyTorch's, and a ratio is the median over turns of the ratio to plain's turns beside
+it. Memory is the highest total of tensors alive during a step, with model, data and gradients, in
+a process of its own.
 
 The peers are `torch.func` (`vmap` of `grad`, then clip, noise and SGD) and Opacus as its users call
-it, in the quickest of its modes (hooks, functorch, ew, ghost) that gives the right sum. Both get
-what help they need: position numbers for every row and an LSTM that unrolls for Opacus, one-hot
-vectors by comparison for vmap.
+it, in the quickest of its modes that gives the right sum. Both get what help they need, as listed
+below.
 """
 
+FIRST_STEP = """\
+A first step of deniable also tries the ways to the norms and keeps the quickest, which is paid once
+a training. Its time, with the multiple of plain PyTorch's ordinary step; the highest memory up to
+the end of the second step, which may still hold what the first has left, as a multiple of plain
+PyTorch's; and resident memory at the peak of a later step beyond what the process held before,
+kernels' own buffers included, as a multiple of plain PyTorch's.
+"""
 
-def results(name: str) -> dict[str, Any] | None:
-    """The committed results of that name, or None where there are none yet."""
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+INSIDE = """\
+Milliseconds a step. Plain PyTorch's backward is divided by freezing its weights: what it takes then
+are the input gradients. deniable forms weight gradients from the factors of the bound; where it
+holds one gradient for each unit, these are formed under "per-unit norms". The floor is what a step
+costs that does what plain's does, draws the noise, and reads every layer's input and output once
+for the norms. Python is time of the host outside of torch's operators and of the noise generator,
+and is part of the phases. A host wait is a value that the host asks of the device; on a CPU it
+costs nothing, on a GPU the host waits until the device is done.
+"""
 
 
 def with_speed(page: str, found: dict[str, Any] | None) -> str:
@@ -52,7 +64,7 @@ def speed_page() -> str:
     """All of docs/speed.md."""
     parts = [INTRODUCTION]
     for name, heading in (("speed", "On a CPU"), ("speed-gpu", "On a GPU")):
-        found = results(name)
+        found = named(name)
         if found is not None:
             parts.append(_section(heading, name, found))
     if len(parts) == 1:
@@ -61,7 +73,7 @@ def speed_page() -> str:
         ("growth", "As it grows, on a CPU"),
         ("growth-gpu", "As it grows, on a GPU"),
     ):
-        found = results(name)
+        found = named(name)
         if found is not None:
             parts.append(_growth_section(heading, name, found))
     return "\n".join(parts)
@@ -74,13 +86,12 @@ def speed_table(found: dict[str, Any]) -> str:
     head += ["peak memory: plain PyTorch", *compared]
     lines = []
     for row in found["rows"]:
-        candidates = row["candidates"]
-        plain = candidates["plain"]
-        names = ["deniable", "vmap", opacus_mode(row)]
-        line = [row["workload"], f"{row['batch']:,}", _ms(plain["milliseconds"]["median"])]
-        line += [_time_ratio(candidates.get(name)) for name in names]
-        line += [_megabytes(plain["memory"])]
-        line += [_memory_ratio(candidates.get(name), plain) for name in names]
+        plain = row["candidates"]["plain"]
+        names = [name_in(row, who) for who in ("deniable", "vmap", "opacus")]
+        line = [row["name"], f"{row['batch']:,}", _ms(plain["milliseconds"]["median"])]
+        line += [_time(row, name) for name in names]
+        line += [_megabytes(plain.get("memory"))]
+        line += [_memory(row, name) for name in names]
         lines.append(line)
     return _table(head, lines)
 
@@ -97,32 +108,48 @@ def measured_on(found: dict[str, Any]) -> str:
     return f"Measured on {where}, with {versions}, {when}."
 
 
-def opacus_mode(row: dict[str, Any]) -> str:
-    """The name of the Opacus candidate that took turns, or "opacus" where none could."""
-    return next((name for name in row["candidates"] if name.startswith("opacus")), "opacus")
+def name_in(row: dict[str, Any], who: str) -> str:
+    """The candidate that took turns for deniable, vmap or Opacus; `who` itself where none did."""
+    return next((name for name in row["candidates"] if name.startswith(who)), who)
+
+
+def memory_ratio(row: dict[str, Any], name: str, of: str = "steady") -> float | None:
+    """Peak memory as a multiple of plain PyTorch's of the same kind; None if not measured."""
+    one, plain = (
+        (row["candidates"].get(each, {}).get("memory") or {}).get(of) for each in (name, "plain")
+    )
+    return one / plain if one and plain else None
+
+
+def exponent(points: Sequence[tuple[float, float]]) -> float | None:
+    """The power of the size with which a value grew at last, from (size, value) pairs."""
+    if len(points) < 2:
+        return None
+    (size, value), (larger, more) = points[-2:]
+    return math.log(more / value) / math.log(larger / size)
 
 
 def _section(heading: str, name: str, found: dict[str, Any]) -> str:
+    settings = ", ".join(f"{key} {value}" for key, value in found["environment"].items())
     return "\n".join(
         [
             f"## {heading}\n",
-            f"{measured_on(found)} `make bench` measures it again.\n",
+            f"{measured_on(found)} Environment of every candidate: {settings}. `make bench` "
+            "measures it again.\n",
             f"{speed_table(found)}\n",
             f"![Time and peak memory as multiples of plain PyTorch's]({name}.svg)\n",
-            "The middle half of the rounds, and what Opacus's other modes took:\n",
+            "The middle half of the turns, and how many there were:\n",
             f"{_spread_table(found)}\n",
+            "### The first step\n",
+            f"{FIRST_STEP}\n{_first_table(found)}\n",
             "### Where the remaining time goes\n",
-            "Milliseconds of deniable's step by phase, less plain PyTorch's in the same phase, and "
-            "what that makes of plain's step. The weight gradients, which plain computes in its "
-            'backward, are in "norms and sums" here. The floor is the plain step and the drawing '
-            "of the noise, which no private step can do without.\n",
-            f"{_phase_table(found)}\n",
-            *_failures(found),
-            "### Which way each use took\n",
-            *(
-                f"{row['workload']}:\n\n```text\n{row['explain'] or 'nothing to choose'}\n```\n"
-                for row in found["rows"]
-            ),
+            INSIDE,
+            *(_inside(row) for row in found["rows"] if "inside" in row),
+            "### Opacus, mode by mode\n",
+            "The quickest step of each mode that gives the right sum, by itself; the quickest mode "
+            "then took turns.\n",
+            f"{_modes_table(found)}\n",
+            *_notes(found),
         ]
     )
 
@@ -130,57 +157,151 @@ def _section(heading: str, name: str, found: dict[str, Any]) -> str:
 def _spread_table(found: dict[str, Any]) -> str:
     lines = []
     for row in found["rows"]:
-        mode = opacus_mode(row)
-        spread = [_quartiles(row["candidates"].get(name)) for name in ("deniable", "vmap", mode)]
-        others = ", ".join(
-            f"{name.removeprefix('opacus ')} {_ms(took)}"
-            for name, took in row["opacus_milliseconds"].items()
-            if name != mode
-        )
-        lines.append([row["workload"], *spread, mode.removeprefix("opacus").strip(), others])
-    return _table(["workload", "deniable", "vmap", "Opacus", "its mode", "other modes"], lines)
+        spread = [_spread(row, name_in(row, who)) for who in ("deniable", "vmap", "opacus")]
+        mode = name_in(row, "opacus").removeprefix("opacus").strip()
+        lines.append([row["name"], *spread, mode or "—"])
+    return _table(["workload", "deniable", "vmap", "Opacus", "its mode"], lines)
 
 
-def _phase_table(found: dict[str, Any]) -> str:
+def _spread(row: dict[str, Any], name: str) -> str:
+    candidate = row["candidates"].get(name)
+    if candidate is None:
+        return _absence(row, name)
+    ratio = candidate["ratio"]
+    return f"{_times(ratio['q1'])} to {_times(ratio['q3'])} ({candidate['turns']})"
+
+
+def _first_table(found: dict[str, Any]) -> str:
     lines = []
     for row in found["rows"]:
-        plain, private = row["phases"]["plain"], row["phases"]["deniable"]
-        step = sum(plain.values())
-        cells = []
-        for phase in ORDER:
-            more = private.get(phase, 0.0) - plain.get(phase, 0.0)
-            cells.append(f"{more:+.2f} ms ({more / step:+.0%})")
-        ratio = sum(private.values()) / step
-        lines.append([row["workload"], *cells, f"{ratio:.2f}×", f"{row['phases']['floor']:.2f}×"])
-    return _table(["workload", *ORDER, "all", "floor"], lines)
+        names = [name_in(row, who) for who in ("deniable", "vmap", "opacus")]
+        line = [row["name"]]
+        line += [_first(row, name) for name in names]
+        line += [_memory(row, name, "first") for name in names]
+        lines.append([*line, _memory(row, "deniable", "resident")])
+    compared = ("vmap", "Opacus")
+    head = ["workload", "first step: deniable", *compared, "memory: deniable", *compared]
+    return _table([*head, "resident memory: deniable"], lines)
 
 
-def _failures(found: dict[str, Any]) -> list[str]:
+def _first(row: dict[str, Any], name: str) -> str:
+    candidate = row["candidates"].get(name)
+    if candidate is None:
+        return _absence(row, name)
+    took = candidate["first_milliseconds"]
+    plain = row["candidates"]["plain"]["milliseconds"]["median"]
+    return f"{_ms(took)} ({_times(took / plain)})"
+
+
+def _inside(row: dict[str, Any]) -> str:
+    """One row's step in words and as a table."""
+    phases, profile = row["inside"]["phases"], row["inside"]["profile"]
+    plain, private = phases["plain"], phases["deniable"]
+    step, own = sum(plain.values()), sum(private.values())
+    more = {phase: private.get(phase, 0.0) - plain.get(phase, 0.0) for phase in ORDER}
+    most = sorted((phase for phase in ORDER if more[phase] > 0.01 * step), key=lambda p: -more[p])
+    spent = ", ".join(f"{phase} {_more(more[phase], step)}" for phase in most[:4])
+    python = profile["deniable"]["python"] - profile["plain"]["python"]
+    waits = {who: sum(each["waits"].values()) for who, each in profile.items()}
     lines = [
-        f"- {row['workload']}, {name}: {_escaped(why)}"
+        [phase, *(f"{times.get(phase, 0.0):.2f}" for times in (plain, private)),
+         _more(more[phase], step)]
+        for phase in ORDER
+        if phase in plain or phase in private
+    ]  # fmt: skip
+    lines.append(["step", f"{step:.2f}", f"{own:.2f}", _more(own - step, step)])
+    lines.append(
+        ["of it Python", *(f"{profile[who]['python']:.2f}" for who in ("plain", "deniable")),
+         _more(python, step)]
+    )  # fmt: skip
+    return "\n".join(
+        [
+            f"**{row['name']}**: {own / step:.2f} times plain PyTorch, "
+            f"{_more(own - step, step)}; the floor is {phases['floor']:.2f}, of which "
+            f"{private.get(NOISE, 0.0):.2f} ms are noise and {phases['reading']:.2f} ms reading. "
+            f"What costs more than in plain's step: {spent or 'nothing'}. "
+            f"{profile['deniable']['operators']:.0f} operators instead of "
+            f"{profile['plain']['operators']:.0f}; host waits: {waits['deniable']:g} instead of "
+            f"{waits['plain']:g}.\n",
+            f"{_table(['phase', 'plain', 'deniable', 'more'], lines)}\n",
+            f"Ways to the norms, and what each took when tried:\n\n```text\n"
+            f"{row['inside']['explain'] or 'nothing to choose'}\n```\n",
+        ]
+    )
+
+
+def _more(milliseconds: float, step: float) -> str:
+    return f"{milliseconds:+.2f} ms ({milliseconds / step:+.0%})"
+
+
+def _modes_table(found: dict[str, Any]) -> str:
+    modes = sorted({name for row in found["rows"] for name in _opacus_names(row)})
+    lines = [
+        [row["name"], *(_mode(row, name) for name in modes)]
         for row in found["rows"]
-        for name, why in row["failures"].items()
-    ]
-    return ["### What did not run\n", *lines, ""] if lines else []
+    ]  # fmt: skip
+    return _table(["workload", *(name.removeprefix("opacus ") for name in modes)], lines)
+
+
+def _opacus_names(row: dict[str, Any]) -> list[str]:
+    return [
+        name for name in [*row["modes"], *row["failures"]]
+        if name.startswith("opacus ") and not name.endswith(", memory")
+    ]  # fmt: skip
+
+
+def _mode(row: dict[str, Any], name: str) -> str:
+    mode = row["modes"].get(name)
+    return _absence(row, name) if mode is None else _ms(mode["milliseconds"])
+
+
+def _notes(found: dict[str, Any]) -> list[str]:
+    """What the peers need before they run, and what did not run or was wrong."""
+    needs: dict[str, list[str]] = {}
+    for row in found["rows"]:
+        for name, each in {**row["candidates"], **row["modes"]}.items():
+            if each.get("needs"):
+                words = f"{row['name']}: {each['needs']}"
+                needs.setdefault(words, []).append(name)
+    problems: dict[str, list[str]] = {}
+    for row in found["rows"]:
+        for name, why in row["failures"].items():
+            problems.setdefault(f"{name}: {_escaped(why)}", []).append(row["name"])
+    lines = []
+    if needs:
+        lines += ["### What the peers need\n"]
+        lines += [f"- {words} ({', '.join(names)})" for words, names in needs.items()]
+        lines += [""]
+    if problems:
+        lines += ["### What did not run, or was wrong\n"]
+        lines += [f"- {words} ({', '.join(rows)})" for words, rows in problems.items()]
+        lines += [""]
+    return lines
 
 
 def _growth_section(heading: str, name: str, found: dict[str, Any]) -> str:
     lines = []
-    for sweep in found["sweeps"]:
-        sizes = f"{sweep['sizes'][0]} to {sweep['sizes'][-1]}"
-        largest = sweep["points"][-1]["candidates"]
-        for each in found["candidates"]:
-            powers = sweep["exponents"][each]
-            line = [sweep["of"], sizes, each, _power(powers["time"]), _power(powers["memory"])]
-            line += [_time_ratio(largest.get(each))]
-            lines.append([*line, _memory_ratio(largest.get(each), largest["plain"])])
+    for of in dict.fromkeys(point["of"] for point in found["rows"]):
+        points = sorted((p for p in found["rows"] if p["of"] == of), key=lambda p: p["size"])
+        sizes = f"{points[0]['size']} to {points[-1]['size']}"
+        for who in found["candidates"]:
+            times = [
+                (p["size"], p["candidates"][who]["milliseconds"]["median"])
+                for p in points if who in p["candidates"]
+            ]  # fmt: skip
+            bytes_ = [
+                (p["size"], p["candidates"][who]["memory"]["steady"])
+                for p in points if who in p["candidates"]
+            ]  # fmt: skip
+            powers = [_power(exponent(times)), _power(exponent(bytes_))]
+            ratios = [_time(points[-1], who), _memory(points[-1], who)]
+            lines.append([of, sizes, who, *powers, *ratios])
     head = ["size of", "range", "candidate", "time grows as", "memory grows as"]
     return "\n".join(
         [
             f"## {heading}\n",
-            f"{found['model']} {measured_on({**found, 'rows': [found]})} `make growth` measures it "
-            "again. The power is that of the last doubling; ratios to plain are those at the "
-            "largest size.\n",
+            f"{found['model']} {measured_on(found)} `make growth` measures it again. The power is "
+            "that of the last doubling; ratios to plain are those at the largest size.\n",
             f"![Time and memory against batch, width, length and depth]({name}.svg)\n",
             f"{_table([*head, 'time', 'memory'], lines)}\n",
         ]
@@ -201,25 +322,25 @@ def _times(ratio: float) -> str:
     return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.0f}×"
 
 
-def _time_ratio(candidate: dict[str, Any] | None) -> str:
-    return "—" if candidate is None else _times(candidate["ratio"]["median"])
-
-
-def _quartiles(candidate: dict[str, Any] | None) -> str:
+def _time(row: dict[str, Any], name: str) -> str:
+    candidate = row["candidates"].get(name)
     if candidate is None:
-        return "—"
-    ratio = candidate["ratio"]
-    return f"{_times(ratio['q1'])} to {_times(ratio['q3'])}"
+        return _absence(row, name)
+    return _times(candidate["ratio"]["median"]) if "ratio" in candidate else "1"
 
 
-def _memory_ratio(candidate: dict[str, Any] | None, plain: dict[str, Any]) -> str:
-    if candidate is None or not candidate["memory"] or not plain["memory"]:
-        return "—"
-    return _times(candidate["memory"]["peak"] / plain["memory"]["peak"])
+def _memory(row: dict[str, Any], name: str, of: str = "steady") -> str:
+    ratio = memory_ratio(row, name, of)
+    return "—" if ratio is None else _times(ratio)
+
+
+def _absence(row: dict[str, Any], name: str) -> str:
+    """What stands where a candidate took no turns."""
+    return WRONG if row["failures"].get(name, "").startswith(WRONG) else "—"
 
 
 def _megabytes(memory: dict[str, Any] | None) -> str:
-    return "—" if not memory else f"{memory['peak'] / 1e6:,.1f} MB"
+    return "—" if not memory else f"{memory['steady'] / 1e6:,.1f} MB"
 
 
 def _power(exponent: float | None) -> str:

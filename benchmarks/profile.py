@@ -8,10 +8,10 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.candidates import CANDIDATES, Setting
-from benchmarks.measure import WARM_UP
+from benchmarks.measure import warm_up
+from benchmarks.operators import Profile, profiled
 from benchmarks.phases import ORDER, phases
 from benchmarks.workloads import chosen
 
@@ -32,7 +32,16 @@ def main(
         setting = Setting(each, each.batch_on(device), device)
         console.print(phase_table(each.name, phases(setting, seconds)))
         if operators:
-            console.print(operator_table(setting))
+            console.print(
+                operator_table(profile_of("plain", setting), profile_of("deniable", setting))
+            )
+
+
+def profile_of(name: str, setting: Setting) -> Profile:
+    """The profile of a candidate that is made for it."""
+    step = CANDIDATES[name](setting)
+    warm_up(step, setting.device)
+    return profiled(step, setting.device)
 
 
 def phase_table(name: str, found: dict[str, Any]) -> Table:
@@ -48,42 +57,26 @@ def phase_table(name: str, found: dict[str, Any]) -> Table:
     table.add_section()
     more = private - plain
     table.add_row("step", f"{plain:.2f}", f"{private:.2f}", f"{more:+.2f}", f"{more / plain:+.0%}")
-    table.caption = f"{private / plain:.2f} times plain; the floor, plain and noise, is "
-    table.caption += f"{found['floor']:.2f}"
+    table.caption = f"{private / plain:.2f} times plain; the floor (plain, noise, and reading all "
+    table.caption += f"inputs and outputs once) is {found['floor']:.2f}"
     return table
 
 
-def operator_table(setting: Setting) -> Table:
+def operator_table(plain: Profile, private: Profile) -> Table:
     """The operators in which deniable spends most time itself."""
-    found = {name: operators_of(name, setting) for name in ("plain", "deniable")}
-    most = sorted(found["deniable"].items(), key=lambda each: -each[1][0])[:OPERATORS]
+    most = sorted(private.operators.items(), key=lambda each: -each[1][0])[:OPERATORS]
     table = Table(title="operators: milliseconds and calls a step, by themselves")
     for column in ("operator", "plain", "calls", "deniable", "calls"):
         table.add_column(column, justify="left" if column == "operator" else "right")
     for operator, (milliseconds, calls) in most:
-        before, calls_before = found["plain"].get(operator, (0.0, 0.0))
+        before, calls_before = plain.operators.get(operator, (0.0, 0.0))
         row = f"{before:.2f}", f"{calls_before:g}", f"{milliseconds:.2f}", f"{calls:g}"
         table.add_row(operator, *row)
+    table.caption = f"Python between operators: {plain.python:.2f} and {private.python:.2f} ms; "
+    table.caption += (
+        f"the host asks for a value {plain.waits or 'never'} and {private.waits or 'never'}"
+    )
     return table
-
-
-def operators_of(name: str, setting: Setting, steps: int = 5) -> dict[str, tuple[float, float]]:
-    """Milliseconds and calls of each operator in one step of a candidate."""
-    step = CANDIDATES[name](setting)
-    for _ in range(WARM_UP):
-        step.run()
-    on_gpu = setting.device != "cpu"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=activities) as watched:
-        for _ in range(steps):
-            step.run()
-    return {
-        each.key: (
-            (each.self_device_time_total if on_gpu else each.self_cpu_time_total) / steps / 1000,
-            each.count / steps,
-        )
-        for each in watched.key_averages()
-    }
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from typing import Any
 import typer.testing
 
 import deniable
-from benchmarks.pages import results, speed_page, with_speed
+from benchmarks.pages import speed_page, with_speed
+from benchmarks.results import named
 from deniable.cli import app
 
 DOCS = Path(__file__).parent
@@ -84,7 +85,7 @@ def pages() -> dict[Path, str]:
         DOCS / "api.md": api_page(),
         DOCS / "pitfalls.md": pitfalls_page((DOCS / "pitfalls.md").read_text(encoding="utf-8")),
         DOCS / "speed.md": speed_page(),
-        README: with_speed(readme_page(README.read_text(encoding="utf-8")), results("speed")),
+        README: with_speed(readme_page(README.read_text(encoding="utf-8")), named("speed")),
     }
 
 
