@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -174,6 +175,24 @@ def test_a_forward_that_fails_leaves_nothing_behind() -> None:
     with pytest.raises(RuntimeError, match="user's own"):
         step(model, lambda x: model(x).mean())
     assert torch.overrides._get_current_function_mode_stack() == []
+
+
+def test_a_step_leaves_no_activation_to_the_garbage_collector() -> None:
+    """Python collects cycles when it likes: until then they would hold a step's memory."""
+
+    def tensors() -> list[Tensor]:
+        return [each for each in gc.get_objects() if type(each) is Tensor and each.ndim == 3]
+
+    model = nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 7))
+    data = torch.randn(6, 6, 4)  # the shape leaves open where rows lie, so the model is run again
+    gc.collect()
+    gc.disable()
+    try:
+        before = {id(each) for each in tensors()}
+        step(model, lambda x: model(x).mean(), data)
+        assert [each.shape for each in tensors() if id(each) not in before] == []
+    finally:
+        gc.enable()
 
 
 def test_a_position_table_with_as_many_rows_as_the_batch_is_not_taken_for_the_batch() -> None:

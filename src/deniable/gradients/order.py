@@ -11,6 +11,7 @@ Nothing of this costs anything in a forward that moves no rows.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,8 @@ class Order:
     """
 
     def __init__(self, watch: Watch) -> None:
-        self.watch, self.forward = watch, watch.forward
+        self.watch: Watch = weakref.proxy(watch)  # a cycle would hold the batch for a while
+        self.forward = watch.forward
         self._call = (0, 0)
         self.recomputing = False
 
