@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from benchmarks.pages import memory_ratio, name_in
+from benchmarks.pages import memory_ratio, name_in, sweeps
 
 DOCS = Path(__file__).parent.parent / "docs"
 COLOURS = {"plain": "#6b7280", "deniable": "#1f6feb", "vmap": "#d97706", "opacus": "#7c3aed"}
@@ -42,15 +42,13 @@ def speed(found: dict[str, Any], name: str) -> Path:
 
 def growth(found: dict[str, Any], name: str) -> Path:
     """Lines: time above, memory below, one column for each size that grows."""
-    sweeps: dict[str, list[dict[str, Any]]] = {}
-    for point in sorted(found["rows"], key=lambda each: each["size"]):
-        sweeps.setdefault(point["of"], []).append(point)
+    grown = sweeps(found)
     with matplotlib.rc_context(STYLE):
         figure, axes = plt.subplots(
-            2, len(sweeps), figsize=(3 * len(sweeps), 6), sharex="col", sharey="row",
+            2, len(grown), figsize=(3 * len(grown), 6), sharex="col", sharey="row",
             layout="constrained", squeeze=False,
         )  # fmt: skip
-        for column, (of, points) in enumerate(sweeps.items()):
+        for column, (of, points) in enumerate(grown.items()):
             for candidate in found["candidates"]:
                 for axis, what in zip(axes[:, column], ("time", "memory"), strict=True):
                     _line(axis, points, candidate, what)

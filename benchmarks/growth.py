@@ -12,7 +12,6 @@ from __future__ import annotations
 import gc
 import time
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -60,11 +59,11 @@ def sequences(n: int, length: int) -> tuple[Tensor, Tensor]:
     return torch.randint(VOCABULARY, (n, length)), torch.randint(VOCABULARY, (n, length))
 
 
-SWEEPS: dict[str, tuple[Callable[[int], Size], tuple[int, ...]]] = {
-    "batch": (lambda size: Size(batch=size), (4, 8, 16, 32, 64, 128)),
-    "width": (lambda size: Size(width=size), (32, 64, 128, 256, 512)),
-    "length": (lambda size: Size(length=size), (16, 32, 64, 128, 256, 512)),
-    "depth": (lambda size: Size(depth=size), (1, 2, 4, 8, 16)),
+SWEEPS = {
+    "batch": (4, 8, 16, 32, 64, 128),
+    "width": (32, 64, 128, 256, 512),
+    "length": (16, 32, 64, 128, 256, 512),
+    "depth": (1, 2, 4, 8, 16),
 }
 
 
@@ -96,7 +95,7 @@ def main(
             if resume and results.holds(found, point["name"], machine.code()):
                 continue
             started = time.perf_counter()
-            setting = SWEEPS[point["of"]][0](point["size"]).setting(device)
+            setting = Size(**{point["of"]: point["size"]}).setting(device)
             with console.status(point["name"]):
                 point |= machine.moment() | measured(setting, 0.0 if quick else seconds, pool)
             results.put(found, point)
@@ -111,7 +110,7 @@ def points(of: str, quick: bool) -> list[dict[str, Any]]:
     """What is measured, in order."""
     return [
         {"name": f"{each} {size}", "of": each, "size": size}
-        for each, (_, sizes) in SWEEPS.items()
+        for each, sizes in SWEEPS.items()
         if of in each
         for size in (sizes[:2] if quick else sizes)
     ]

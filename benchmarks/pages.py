@@ -11,6 +11,8 @@ from benchmarks.results import named
 
 ABSENT = "Nothing is measured yet."
 BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
+# What `make growth` lets grow.
+GROWING = ("batch", "width", "length", "depth")
 # How a failure begins where a candidate ran and computed something else.
 WRONG = "wrong"
 
@@ -119,6 +121,12 @@ def memory_ratio(row: dict[str, Any], name: str, of: str = "steady") -> float | 
         (row["candidates"].get(each, {}).get("memory") or {}).get(of) for each in (name, "plain")
     )
     return one / plain if one and plain else None
+
+
+def sweeps(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The points by what grows in them, in the order of size."""
+    by = {of: [p for p in found["rows"] if p["of"] == of] for of in GROWING}
+    return {of: sorted(points, key=lambda p: p["size"]) for of, points in by.items() if points}
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float | None:
@@ -281,8 +289,7 @@ def _notes(found: dict[str, Any]) -> list[str]:
 
 def _growth_section(heading: str, name: str, found: dict[str, Any]) -> str:
     lines = []
-    for of in dict.fromkeys(point["of"] for point in found["rows"]):
-        points = sorted((p for p in found["rows"] if p["of"] == of), key=lambda p: p["size"])
+    for of, points in sweeps(found).items():
         sizes = f"{points[0]['size']} to {points[-1]['size']}"
         for who in found["candidates"]:
             times = [

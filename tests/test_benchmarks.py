@@ -161,7 +161,7 @@ def test_a_row_holds_all_that_the_pages_say(
 
 def test_a_growth_point_is_a_size_and_its_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [each["name"] for each in growth.points("", quick=False)]
-    assert len(names) == len(set(names)) == 22
+    assert len(names) == len(set(names)) == 22 and tuple(growth.SWEEPS) == pages.GROWING
     assert [each["name"] for each in growth.points("depth", quick=True)] == ["depth 1", "depth 2"]
     monkeypatch.setattr(growth, "SHARES", {"deniable": 1.0})
     memory = {"first": 2, "steady": 1}
