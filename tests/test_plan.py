@@ -10,7 +10,13 @@ import pytest
 
 from deniable.accounting import spent
 from deniable.errors import PlanError
-from deniable.events import ComposedEvent, GaussianEvent, PoissonSampledEvent, SelfComposedEvent
+from deniable.events import (
+    ComposedEvent,
+    GaussianEvent,
+    PoissonSampledEvent,
+    SelfComposedEvent,
+    neighbouring_of,
+)
 from deniable.plan import Plan
 from deniable.units import Neighbouring
 
@@ -70,7 +76,7 @@ def test_the_rate_and_the_denominator_are_public_numbers_not_rounded_shares() ->
     """The expected batch size is what was asked for, whatever divides. Pitfall: privacy 2."""
     plan = Plan(1_437, 97, steps=10, noise_multiplier=1.0, delta=1e-5)
     assert plan.batch_size == 97
-    assert plan.step_event.sampling_rate == 97 / 1_437
+    assert plan.step_event == PoissonSampledEvent(97 / 1_437, GaussianEvent(1.0))
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 96, 997])
@@ -121,8 +127,11 @@ def test_the_relation_is_part_of_the_plan() -> None:
     plan = Plan(**KNOWN, steps=1, noise_multiplier=1.0)
     assert plan.neighbouring is Neighbouring.ADD_OR_REMOVE
     assert plan.to_json()["neighbouring"] == "add-or-remove"
-    with pytest.raises(PlanError, match="neighbouring must be one of add-or-remove"):
-        Plan(**KNOWN, steps=1, noise_multiplier=1.0, neighbouring="replace")
+    replaced = Plan(**KNOWN, steps=1, noise_multiplier=1.0, neighbouring="replace")
+    assert replaced.neighbouring is Neighbouring.REPLACE
+    assert neighbouring_of(replaced.event) is Neighbouring.REPLACE
+    with pytest.raises(PlanError, match="neighbouring must be one of add-or-remove, replace"):
+        Plan(**KNOWN, steps=1, noise_multiplier=1.0, neighbouring="swap")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +216,10 @@ def test_numbers_of_numpy_become_plain_ones() -> None:
         {"epsilon": "2"},
         {"noise_multiplier": "1"},
         {"delta": 2.0},
-        {"neighbouring": "replace"},
+        {"neighbouring": "swap"},
+        {"sampling": "bernoulli"},
+        {"sampling": "fixed-size"},
+        {"max_batch_size": 300},
         {"accountant": "gdp"},
         {"batch_size": 99_999},
         {"more": 1},

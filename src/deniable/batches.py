@@ -17,8 +17,9 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from deniable.errors import PlanError
+from deniable.events import Event, GaussianEvent
 from deniable.grouping import Unit
-from deniable.sampling import PoissonSampler
+from deniable.sampling import Sampler
 
 Indices = NDArray[np.int64]
 
@@ -31,12 +32,14 @@ class Piece:
         rows: how many rows of the data set it holds; 0 when nothing was drawn.
         sizes: how many of them make up each unit; None when every row is one.
         last: whether the logical batch is whole with it.
-        sampler_state: the sampler's generator after the logical batch was drawn.
+        event: what releasing the logical batch is.
+        sampler_state: the sampler after the logical batch was drawn.
     """
 
     rows: int
     sizes: Sequence[int] | None
     last: bool
+    event: Event
     sampler_state: dict[str, Any]
 
 
@@ -47,8 +50,11 @@ class Drawn:
     remembered, in order, with the sampler's state.
     """
 
-    def __init__(self, sampler: PoissonSampler, unit: Unit, steps: int, rows: int | None) -> None:
-        self.sampler, self.unit, self.steps, self.rows = sampler, unit, steps, rows
+    def __init__(
+        self, sampler: Sampler, noise: GaussianEvent, unit: Unit, steps: int, rows: int | None
+    ) -> None:
+        self.sampler, self.noise, self.unit = sampler, noise, unit
+        self.steps, self.rows = steps, rows
         self.pieces: deque[Piece] = deque()
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -59,9 +65,9 @@ class Drawn:
         """The same as arrays."""
         for _ in range(self.steps):
             drawn, sizes = self.unit.rows(self.sampler.draw(), self.sampler.generator)
-            state = dict(self.sampler.generator.bit_generator.state)
+            event, state = self.sampler.event(self.noise), self.sampler.state()
             if self.rows is None or len(drawn) <= self.rows:
-                self.pieces.append(Piece(len(drawn), sizes, True, state))
+                self.pieces.append(Piece(len(drawn), sizes, True, event, state))
                 yield drawn
                 continue
             ends = np.cumsum(np.ones(len(drawn), int) if sizes is None else sizes)
@@ -70,7 +76,8 @@ class Drawn:
                 start = ends[first - 1] if first else 0
                 piece = drawn[start : ends[stop - 1]]
                 within = None if sizes is None else sizes[first:stop]
-                self.pieces.append(Piece(len(piece), within, stop == cuts[-1], state))
+                last = stop == cuts[-1]
+                self.pieces.append(Piece(len(piece), within, last, event, state))
                 yield piece
 
 

@@ -7,11 +7,12 @@ same epsilon, by every later version. Importable without torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from deniable.errors import UnknownEventError
+from deniable.units import Neighbouring
 
 
 @dataclass(frozen=True)
@@ -20,17 +21,28 @@ class GaussianEvent:
 
     A noise multiplier of 0 is the release of the sum itself: no privacy.
 
+    Attributes:
+        noise_multiplier: the standard deviation over the sensitivity.
+        neighbouring: the relation that the sensitivity is for. Under replacement it is twice what
+            one unit contributes.
+
     Raises:
         ValueError: the multiplier is negative, infinite or NaN.
     """
 
     noise_multiplier: float
+    neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier >= 0):
             raise ValueError(
                 f"noise_multiplier must be finite and at least 0, got {self.noise_multiplier!r}."
             )
+
+    def __repr__(self) -> str:
+        """The usual relation goes without saying."""
+        relation = ", REPLACE" if self.neighbouring is Neighbouring.REPLACE else ""
+        return f"GaussianEvent(noise_multiplier={self.noise_multiplier!r}{relation})"
 
 
 @dataclass(frozen=True)
@@ -45,8 +57,95 @@ class PoissonSampledEvent:
     event: GaussianEvent
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sampling_rate <= 1:
-            raise ValueError(f"sampling_rate must lie in [0, 1], got {self.sampling_rate!r}.")
+        _check_rate(self.sampling_rate)
+        _check_gaussian(self.event)
+
+
+@dataclass(frozen=True)
+class TruncatedPoissonSampledEvent:
+    """`event` on a Poisson sample of which at most `max_batch_size` units, at random, are kept.
+
+    Attributes:
+        examples: how many units there are.
+        sampling_rate: with which probability each joins the sample.
+        max_batch_size: how many of a larger sample stay in the batch.
+        event: what is released of the batch.
+
+    Raises:
+        ValueError: the rate is not between 0 and 1, or a size is no whole number of at least 1.
+    """
+
+    examples: int
+    sampling_rate: float
+    max_batch_size: int
+    event: GaussianEvent
+
+    def __post_init__(self) -> None:
+        _check_count("examples", self.examples, 1)
+        _check_rate(self.sampling_rate)
+        _check_count("max_batch_size", self.max_batch_size, 1)
+        _check_gaussian(self.event)
+
+
+@dataclass(frozen=True)
+class SampledWithoutReplacementEvent:
+    """`event` on `batch_size` of `examples` units, every such subset being equally likely.
+
+    Raises:
+        ValueError: not `1 <= batch_size <= examples`, or the relation is not that of replacement.
+    """
+
+    examples: int
+    batch_size: int
+    event: GaussianEvent
+
+    def __post_init__(self) -> None:
+        _check_count("batch_size", self.batch_size, 1)
+        _check_count("examples", self.examples, self.batch_size)
+        _check_gaussian(self.event)
+        _check_replace(self.event)
+
+
+@dataclass(frozen=True)
+class ShuffledEvent:
+    """`event` on one of the batches of an epoch, which are disjoint: a unit is in one at most.
+
+    All batches of an epoch together cost what `event` costs once, however many of them are
+    recorded (parallel composition), and nothing is claimed of their order.
+
+    Attributes:
+        sampler: who shuffled: a key that no other sampler has.
+        epoch: which of its epochs, from 1 on.
+        event: what is released of each batch.
+
+    Raises:
+        ValueError: the epoch is not a whole number of at least 1, or there is no key.
+    """
+
+    sampler: str
+    epoch: int
+    event: GaussianEvent
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.sampler, str) and self.sampler):
+            raise ValueError(f"sampler must be a key of its own, got {self.sampler!r}.")
+        _check_count("epoch", self.epoch, 1)
+        _check_gaussian(self.event)
+
+
+@dataclass(frozen=True)
+class OwnLoaderEvent:
+    """`event` on a batch of which nothing is known but that a unit is in it once at most.
+
+    Raises:
+        ValueError: the relation is not that of replacement.
+    """
+
+    event: GaussianEvent
+
+    def __post_init__(self) -> None:
+        _check_gaussian(self.event)
+        _check_replace(self.event)
 
 
 @dataclass(frozen=True)
@@ -61,8 +160,7 @@ class SelfComposedEvent:
     count: int
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.count, int) and self.count >= 0):
-            raise ValueError(f"count must be a whole number of at least 0, got {self.count!r}.")
+        _check_count("count", self.count, 0)
 
 
 @dataclass(frozen=True)
@@ -72,7 +170,77 @@ class ComposedEvent:
     events: tuple[Event, ...]
 
 
-Event = GaussianEvent | PoissonSampledEvent | SelfComposedEvent | ComposedEvent
+SampledEvent = (
+    PoissonSampledEvent
+    | TruncatedPoissonSampledEvent
+    | SampledWithoutReplacementEvent
+    | ShuffledEvent
+    | OwnLoaderEvent
+)
+Event = GaussianEvent | SampledEvent | SelfComposedEvent | ComposedEvent
+
+_KINDS: dict[str, type[Event]] = {
+    "gaussian": GaussianEvent,
+    "poisson-sampled": PoissonSampledEvent,
+    "truncated-poisson-sampled": TruncatedPoissonSampledEvent,
+    "sampled-without-replacement": SampledWithoutReplacementEvent,
+    "shuffled": ShuffledEvent,
+    "own-loader": OwnLoaderEvent,
+    "self-composed": SelfComposedEvent,
+    "composed": ComposedEvent,
+}
+
+
+def singles(event: Event) -> Iterator[tuple[GaussianEvent | SampledEvent, int]]:
+    """The single releases in an event, each with how often it occurs there.
+
+    Raises:
+        UnknownEventError: an event, or one inside it, of a type that is not known here.
+
+    >>> list(singles(SelfComposedEvent(ComposedEvent((GaussianEvent(1.0),)), 3)))
+    [(GaussianEvent(noise_multiplier=1.0), 3)]
+    """
+    match event:
+        case SelfComposedEvent(inner, count):
+            yield from ((each, count * times) for each, times in singles(inner) if count)
+        case ComposedEvent(events):
+            for part in events:
+                yield from singles(part)
+        case _ if type(event) in _KINDS.values():
+            yield event, 1
+        case _:
+            raise UnknownEventError(
+                f"An event must be one of deniable.events, got {event!r}. It was refused, because "
+                "ignoring it would understate epsilon."
+            )
+
+
+def neighbouring_of(event: Event) -> Neighbouring:
+    """The relation under which everything in an event can be stated together.
+
+    Replacing a unit is removing it and adding another: where any part is stated under replacement,
+    the whole is.
+    """
+    relations = {gaussian_in(each).neighbouring for each, _ in singles(event)}
+    return Neighbouring.REPLACE if Neighbouring.REPLACE in relations else Neighbouring.ADD_OR_REMOVE
+
+
+def gaussian_in(event: GaussianEvent | SampledEvent) -> GaussianEvent:
+    """What is added to the sum of the batch."""
+    return event if isinstance(event, GaussianEvent) else event.event
+
+
+def notes(event: Event) -> tuple[str, ...]:
+    """What must be said, in sentences, wherever the cost of an event is stated."""
+    kinds = {type(each) for each, _ in singles(event)}
+    said = {
+        ShuffledEvent: "Batches were cut from shuffled epochs: no amplification by sampling is "
+        "claimed, everybody counts as once in every epoch.",
+        OwnLoaderEvent: "Batches came from the user's own loader: no amplification by sampling is "
+        "claimed, everybody counts as once in every step. That holds if the loader reads no "
+        "example twice into a batch and chooses rows without looking at what is in them.",
+    }
+    return tuple(text for kind, text in said.items() if kind in kinds)
 
 
 def to_json(event: Event) -> dict[str, Any]:
@@ -81,19 +249,12 @@ def to_json(event: Event) -> dict[str, Any]:
     >>> to_json(GaussianEvent(1.0))
     {'kind': 'gaussian', 'noise_multiplier': 1.0}
     """
-    match event:
-        case GaussianEvent(noise_multiplier):
-            return {"kind": "gaussian", "noise_multiplier": noise_multiplier}
-        case PoissonSampledEvent(sampling_rate, inner):
-            return {
-                "kind": "poisson-sampled",
-                "sampling_rate": sampling_rate,
-                "event": to_json(inner),
-            }
-        case SelfComposedEvent(inner, count):
-            return {"kind": "self-composed", "count": count, "event": to_json(inner)}
-        case ComposedEvent(events):
-            return {"kind": "composed", "events": [to_json(each) for each in events]}
+    for kind, known in _KINDS.items():
+        if type(event) is known:
+            values = {each.name: getattr(event, each.name) for each in fields(event)}
+            if values.get("neighbouring") is Neighbouring.ADD_OR_REMOVE:
+                del values["neighbouring"]  # as the first version wrote it
+            return {"kind": kind} | {name: _written(value) for name, value in values.items()}
     raise UnknownEventError(f"No serial form for an event of type {type(event).__name__}.")
 
 
@@ -101,28 +262,61 @@ def from_json(values: Mapping[str, Any]) -> Event:
     """The event that `to_json` wrote.
 
     Raises:
-        UnknownEventError: the kind is not known to this version, or a field is missing or wrong.
+        UnknownEventError: the kind is not known to this version, or a field is missing, not known
+            or wrong.
     """
     try:
-        match values["kind"]:
-            case "gaussian":
-                return GaussianEvent(values["noise_multiplier"])
-            case "poisson-sampled":
-                inner = from_json(values["event"])
-                if not isinstance(inner, GaussianEvent):
-                    raise UnknownEventError(
-                        f"Poisson sampling of {values['event']!r} is not known."
-                    )
-                return PoissonSampledEvent(values["sampling_rate"], inner)
-            case "self-composed":
-                return SelfComposedEvent(from_json(values["event"]), values["count"])
-            case "composed":
-                return ComposedEvent(tuple(from_json(each) for each in values["events"]))
-    except (KeyError, TypeError, ValueError) as problem:
+        kind = _KINDS[values["kind"]]
+    except (KeyError, TypeError) as problem:
+        raise UnknownEventError(
+            f"An event of a known kind was expected, got {values!r}. It was refused, because "
+            "ignoring it would understate epsilon. Use the version of deniable that wrote it, or a "
+            "newer one."
+        ) from problem
+    try:
+        return kind(**{name: _read(name, values[name]) for name in values if name != "kind"})
+    except (TypeError, ValueError) as problem:
         raise UnknownEventError(
             f"An event must be readable, got {values!r}: {problem}."
         ) from problem
-    raise UnknownEventError(
-        f"Event kind {values['kind']!r} is not known to this version of deniable; it was refused, "
-        "because ignoring it would understate epsilon. Use the version that wrote it, or a newer."
-    )
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [to_json(each) for each in value]
+    if isinstance(value, Neighbouring):
+        return value.value
+    return to_json(value) if type(value) in _KINDS.values() else value
+
+
+def _read(name: str, value: Any) -> Any:
+    match name:
+        case "event":
+            return from_json(value)
+        case "events":
+            return tuple(from_json(each) for each in value)
+        case "neighbouring":
+            return Neighbouring(value)
+    return value
+
+
+def _check_rate(rate: float) -> None:
+    if not 0 <= rate <= 1:
+        raise ValueError(f"sampling_rate must lie in [0, 1], got {rate!r}.")
+
+
+def _check_count(name: str, count: int, least: int) -> None:
+    if not (isinstance(count, int) and count >= least):
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {count!r}.")
+
+
+def _check_gaussian(event: object) -> None:
+    if not isinstance(event, GaussianEvent):
+        raise ValueError(f"Sampling is known for Gaussian releases alone, got {event!r}.")
+
+
+def _check_replace(event: GaussianEvent) -> None:
+    if event.neighbouring is not Neighbouring.REPLACE:
+        raise ValueError(
+            f"This event is known under the relation of replacement alone, got {event!r}."
+        )

@@ -6,24 +6,22 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deniable.accounting import ACCOUNTANTS, most_for, noise_multiplier_for, spent, steps_for
 from deniable.accounting.tally import tally
 from deniable.errors import AccountingError, PlanError
-from deniable.events import (
-    ComposedEvent,
-    Event,
-    GaussianEvent,
-    PoissonSampledEvent,
-    SelfComposedEvent,
-)
+from deniable.events import ComposedEvent, Event, GaussianEvent, SelfComposedEvent
+from deniable.sampling import Sampling, make_sampling
 from deniable.units import Neighbouring
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, init=False)
 class Plan:
-    """Poisson-sampled training with Gaussian noise; solves the one quantity that is left out.
+    """Training with Gaussian noise on sampled batches; solves the one quantity that is left out.
 
     Of `epsilon`, `noise_multiplier` and `steps` (or `epochs`), give two; the third is solved so
     that the achieved `epsilon` never exceeds the one asked for. An epoch is
@@ -32,12 +30,16 @@ class Plan:
 
     Attributes:
         examples: the public number of examples.
-        batch_size: the expected batch size; drawn sizes vary around it.
+        batch_size: the expected batch size; under Poisson sampling, drawn sizes vary around it.
         steps: how many noisy sums are released.
         noise_multiplier: standard deviation of the noise, over the sensitivity.
         epsilon: what the whole plan costs, at most the epsilon asked for.
         delta: the probability with which epsilon may fail to hold; well below `1 / examples`.
-        neighbouring: which data sets are compared.
+        neighbouring: which data sets are compared: "add-or-remove" or "replace"; what is usual for
+            the sampling, if not given.
+        sampling: how batches come about: "poisson", "truncated-poisson", "fixed-size", "shuffled"
+            or "own-loader"; the last two claim no amplification.
+        max_batch_size: the largest batch of "truncated-poisson".
         accountant: "pld" (tight) or "rdp" (quick).
 
     Raises:
@@ -55,6 +57,8 @@ class Plan:
     epsilon: float
     delta: float
     neighbouring: Neighbouring
+    sampling: str
+    max_batch_size: int | None
     accountant: str
 
     def __init__(
@@ -67,7 +71,9 @@ class Plan:
         noise_multiplier: float | None = None,
         steps: int | None = None,
         epochs: float | None = None,
-        neighbouring: Neighbouring | str = Neighbouring.ADD_OR_REMOVE,
+        neighbouring: Neighbouring | str | None = None,
+        sampling: str = "poisson",
+        max_batch_size: int | None = None,
         accountant: str = "pld",
     ) -> None:
         _check_sizes(examples, batch_size)
@@ -77,19 +83,32 @@ class Plan:
         if steps is not None and not (_is_whole(steps) and steps >= 1):
             raise PlanError(f"steps must be a whole number of at least 1, got {steps!r}.")
         _check_one_left_out(epsilon, noise_multiplier, steps)
-        relation = _relation(neighbouring)
         # NumPy's numbers become plain ones, which compare, print and save alike.
         examples, batch_size, delta = int(examples), int(batch_size), float(delta)
-        solved = _solve(batch_size / examples, steps, noise_multiplier, epsilon, delta, accountant)
-        self._fill(examples, batch_size, *solved, delta, relation, accountant)
+        largest = _largest(max_batch_size)
+        chosen = make_sampling(sampling, examples, batch_size, largest)
+        relation = _relation(neighbouring, chosen)
+        solved = _solve(chosen, relation, steps, noise_multiplier, epsilon, delta, accountant)
+        self._fill(examples, batch_size, *solved, delta, relation, sampling, largest, accountant)
 
     def _fill(self, *values: Any) -> None:
         for name, value in zip(self.__dataclass_fields__, values, strict=True):
             object.__setattr__(self, name, value)
 
+    def sampler(self, generator: np.random.Generator | None = None) -> Sampling:
+        """What draws the plan's batches, or stands for the user's loader.
+
+        Args:
+            generator: the stream that decides who joins; keyed by the operating system if not
+                given.
+        """
+        return make_sampling(
+            self.sampling, self.examples, self.batch_size, self.max_batch_size, generator
+        )
+
     @property
     def sampling_rate(self) -> float:
-        """The probability with which an example joins a batch."""
+        """The share of all examples that is in a batch, on average."""
         return self.batch_size / self.examples
 
     @property
@@ -103,18 +122,23 @@ class Plan:
         return self.steps / self.steps_per_epoch
 
     @property
-    def step_event(self) -> PoissonSampledEvent:
-        """What one step releases."""
-        return _step_event(self.sampling_rate, self.noise_multiplier)
+    def noise_event(self) -> GaussianEvent:
+        """What one step adds to the sum of its batch."""
+        return GaussianEvent(self.noise_multiplier, self.neighbouring)
+
+    @property
+    def step_event(self) -> Event:
+        """What one step releases; of shuffled batches, what all steps of an epoch do."""
+        return self.sampler().planned(self.noise_event)
 
     @property
     def event(self) -> SelfComposedEvent:
         """What the whole plan releases."""
-        return SelfComposedEvent(self.step_event, self.steps)
+        return self.part(0, self.steps)
 
     def part(self, start: int, stop: int) -> SelfComposedEvent:
         """What the steps from `start` on and before `stop` release, counted from 0."""
-        return SelfComposedEvent(self.step_event, stop - start)
+        return self.sampler().part(self.noise_event, start, stop)
 
     def steps_within(self, epsilon: float, start: int = 0, released: Event | None = None) -> int:
         """The step before which the plan must end for everything to cost `epsilon` at most.
@@ -173,17 +197,15 @@ class Plan:
         if not (_is_whole(fields["steps"]) and fields["steps"] >= 1):
             raise PlanError(f"steps must be a whole number of at least 1, got {fields['steps']!r}.")
         _check_privacy(fields["delta"], None, fields["noise_multiplier"], fields["accountant"])
-        fields["neighbouring"] = _relation(fields["neighbouring"])
+        sizes = fields["examples"], fields["batch_size"], _largest(fields["max_batch_size"])
+        chosen = make_sampling(fields["sampling"], *sizes)
+        fields["neighbouring"] = _relation(fields["neighbouring"], chosen)
         fields["epsilon"] = math.inf if fields["epsilon"] is None else fields["epsilon"]
         if not (_is_number(fields["epsilon"]) and fields["epsilon"] >= 0):
             raise PlanError(f"epsilon must be at least 0, got {fields['epsilon']!r}.")
         plan = object.__new__(cls)
         plan._fill(*(fields[name] for name in cls.__dataclass_fields__))
         return plan
-
-
-def _step_event(rate: float, noise_multiplier: float) -> PoissonSampledEvent:
-    return PoissonSampledEvent(rate, GaussianEvent(noise_multiplier))
 
 
 def _is_whole(value: object) -> bool:
@@ -252,16 +274,34 @@ def _check_one_left_out(
         )
 
 
-def _relation(neighbouring: Neighbouring | str) -> Neighbouring:
+def _largest(max_batch_size: int | None) -> int | None:
+    if max_batch_size is None:
+        return None
+    if not _is_whole(max_batch_size):
+        raise PlanError(f"max_batch_size must be a whole number, got {max_batch_size!r}.")
+    return int(max_batch_size)
+
+
+def _relation(neighbouring: Neighbouring | str | None, sampling: Sampling) -> Neighbouring:
+    if neighbouring is None:
+        return sampling.relations[0]
     try:
-        return Neighbouring(neighbouring)
+        relation = Neighbouring(neighbouring)
     except ValueError:
         known = ", ".join(each.value for each in Neighbouring)
         raise PlanError(f"neighbouring must be one of {known}, got {neighbouring!r}.") from None
+    if relation not in sampling.relations:
+        raise PlanError(
+            f"sampling='{sampling.name}' is no guarantee under neighbouring='{relation.value}': "
+            f"{sampling.why_not}. Use neighbouring='{sampling.relations[0].value}', or "
+            "sampling='poisson'."
+        )
+    return relation
 
 
 def _solve(
-    rate: float,
+    sampling: Sampling,
+    neighbouring: Neighbouring,
     steps: int | None,
     noise_multiplier: float | None,
     epsilon: float | None,
@@ -271,7 +311,7 @@ def _solve(
     """The steps, the noise multiplier and the epsilon that they achieve."""
 
     def event_at(noise: float, count: int) -> SelfComposedEvent:
-        return SelfComposedEvent(_step_event(rate, noise), count)
+        return sampling.part(GaussianEvent(noise, neighbouring), 0, count)
 
     try:
         if noise_multiplier is None:
@@ -284,7 +324,8 @@ def _solve(
             noise = float(noise_multiplier)
             if steps is None:
                 assert epsilon is not None
-                count = _most_steps(_step_event(rate, noise), epsilon, delta, accountant)
+                event = sampling.planned(GaussianEvent(noise, neighbouring))
+                count = _most_steps(event, noise, epsilon, delta, accountant) * sampling.period
             else:
                 count = int(steps)
         return count, noise, spent(event_at(noise, count), delta, accountant).epsilon
@@ -292,12 +333,11 @@ def _solve(
         raise PlanError(f"This plan cannot be solved: {problem}") from problem
 
 
-def _most_steps(step: PoissonSampledEvent, epsilon: float, delta: float, accountant: str) -> int:
-    steps = steps_for(step, epsilon, delta, accountant)
+def _most_steps(event: Event, noise: float, epsilon: float, delta: float, accountant: str) -> int:
+    steps = steps_for(event, epsilon, delta, accountant)
     if steps < 1:
         raise PlanError(
-            f"One step alone costs more than epsilon = {epsilon:g} at noise multiplier "
-            f"{step.event.noise_multiplier:g}. Use more noise, a smaller batch_size or a larger "
-            "epsilon."
+            f"One step alone costs more than epsilon = {epsilon:g} at noise multiplier {noise:g}. "
+            "Use more noise, a smaller batch_size or a larger epsilon."
         )
     return steps

@@ -21,18 +21,18 @@ from deniable.batches import Drawn, Piece, batches, examples_in, fingerprint
 from deniable.bounds import Bound, Clip, Observed
 from deniable.eligibility import Unchanged, bound_parameters
 from deniable.errors import AttachError, BudgetError, CheckpointError, PlanError, StepError
-from deniable.events import ComposedEvent
+from deniable.events import ComposedEvent, from_json, singles, to_json
 from deniable.gradients import Capture, Groups, exactly
 from deniable.grouping import Example, Unit
 from deniable.ledger import Ledger
 from deniable.noise import Gaussian, noise_generator
 from deniable.plan import Plan
 from deniable.randomness import Streams
-from deniable.sampling import PoissonSampler
+from deniable.sampling import Sampler
 from deniable.scaling import LossScale
 from deniable.units import BoundedSum, Sensitivity, Spent
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 def attach(
@@ -140,11 +140,10 @@ class PrivateSession:
         self._loss_reduction = loss_reduction
         self._parameters = bound_parameters(model, optimizer)
         streams = Streams(seed)
-        self._sampler = PoissonSampler(plan.examples, plan.batch_size, streams.numpy("sampling"))
-        self._noise = Gaussian(plan.noise_multiplier)
+        self._sampler = plan.sampler(streams.numpy("sampling"))
+        self._noise = Gaussian(plan.noise_multiplier, plan.neighbouring)
         self._device = next(iter(self._parameters.values())).device
         self._generator = noise_generator(streams.key("noise"), self._device, secure)
-        self._event = self._sampler.event(self._noise.event)
         self._owns_ledger = not isinstance(ledger, Ledger)
         self._ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
         self._run = self._ledger.run(
@@ -162,7 +161,7 @@ class PrivateSession:
         )
         self._meter = Meter(plan.event, plan.delta, plan.accountant, plan.epsilon)
         self._ends_at = None if self._run.position else room
-        self._sampler_state = self._sampler.generator.bit_generator.state
+        self._sampler_state = self._sampler.state()
         self._data: str | None = None
         self._piece: Piece | None = None
         self._unstepped = False
@@ -201,8 +200,15 @@ class PrivateSession:
         if rows is not None and not rows >= 1:
             raise PlanError(f"rows must be at least 1, got {rows!r}.")
         self._recognise(data)
+        if not isinstance(self._sampler, Sampler):
+            raise PlanError(
+                f"The plan's sampling is {self.plan.sampling!r}: deniable draws no batches. Give "
+                "your loader to private.watch(loader), or make the plan with another sampling."
+            )
         left = self.ends_at - self.steps
-        drawn = Drawn(self._sampler, self._unit, left if steps is None else min(steps, left), rows)
+        self._sampler.restore(self._sampler_state)
+        most = left if steps is None else min(steps, left)
+        drawn = Drawn(self._sampler, self._noise.event, self._unit, most, rows)
         self._discard()
         try:
             for piece, batch in batches(data, drawn, workers):
@@ -272,9 +278,9 @@ class PrivateSession:
     def sensitivity(self) -> Sensitivity:
         """How far one protected unit can move the sum that is released."""
         one = self._bound.sensitivity()
-        return Sensitivity(
-            one.value * self._unit.sensitivity_factor, one.neighbouring, self._unit.protects
-        )
+        factor, protects = self._unit.sensitivity_factor, self._unit.protects
+        whole = Sensitivity(one.value * factor, one.neighbouring, protects)
+        return whole.under(self.plan.neighbouring)
 
     def explain(self) -> str:
         """How the norms of each kind of use are computed, and what each way took when tried.
@@ -359,7 +365,7 @@ class PrivateSession:
                 "last step: keep it, or make a plan with more steps or a larger budget."
             )
         self._releasing = True
-        self._run.release(self._event)
+        self._run.release(piece.event)
         noisy = self._noise.add(BoundedSum(self._sums, self.sensitivity), self._generator)
         for name, parameter in self._parameters.items():
             parameter.grad = noisy[name].div_(self._denominator).to(parameter.dtype)
@@ -430,6 +436,7 @@ class PrivateSession:
             "seeded": self.seeded,
             "data": self._data,
             "strategies": self._capture.chooser.state(),
+            "released": to_json(self._run.released_event()),
             "sampler": self._sampler_state,
             "noise": self._generator.state(),
         }
@@ -472,14 +479,14 @@ class PrivateSession:
                 "Otherwise start a new run: the same noise must never meet other gradients."
             )
         if stated < state["steps"] and self._ledger.path is None:
-            for _ in range(state["steps"] - stated):
-                self._run.release(self._event)
+            known = singles(from_json(state["released"]))
+            for event in [each for each, times in known for _ in range(times)][stated:]:
+                self._run.release(event)
         self._discard()
         self._run.resume_at(state["steps"])
         self._ends_at = None
         self._capture.chooser.restore(state["strategies"])
         self._generator.restore(state["noise"])
-        self._sampler.generator.bit_generator.state = state["sampler"]
         self._sampler_state = state["sampler"]
         self.steps, self._data = state["steps"], state["data"]
         self.seeded = self.seeded or state["seeded"]

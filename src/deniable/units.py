@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,10 +17,19 @@ if TYPE_CHECKING:
 class Neighbouring(enum.StrEnum):
     """Which two data sets epsilon compares (Dwork & Roth, 2014, section 2.3).
 
-    `ADD_OR_REMOVE`: one holds one unit more than the other.
+    `ADD_OR_REMOVE`: one holds one unit more than the other. `REPLACE`: both hold the same number,
+    one of which is another.
     """
 
     ADD_OR_REMOVE = "add-or-remove"
+    REPLACE = "replace"
+
+    @property
+    def in_words(self) -> str:
+        """What two neighbouring data sets are."""
+        if self is Neighbouring.REPLACE:
+            return "both hold the same number of units, one of which is another"
+        return "one holds one unit more than the other"
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,21 @@ class Sensitivity:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.value) and self.value >= 0):
             raise ValueError(f"A sensitivity must be finite and at least 0, got {self.value!r}.")
+
+    def under(self, neighbouring: Neighbouring) -> Sensitivity:
+        """The same under another relation: replacing a unit is removing it and adding another.
+
+        Raises:
+            ValueError: from replacement to adding or removing, which does not follow.
+
+        >>> Sensitivity(1.0).under(Neighbouring.REPLACE).value
+        2.0
+        """
+        if neighbouring is self.neighbouring:
+            return self
+        if neighbouring is not Neighbouring.REPLACE:
+            raise ValueError(f"How far {self} moves for adding or removing is not known.")
+        return replace(self, value=2 * self.value, neighbouring=neighbouring)
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,9 @@ def test_the_first_lines_say_why_batches_vary_and_what_epsilon_bounds(
     train(*QUICK, "--out", tmp_path)
     first = capfd.readouterr().err.partition("step 1 of 6")[0]
     for words in (
-        "Why do batch sizes vary?",
+        "Batch sizes vary:",
         "with probability 0.7126",
-        "1,024 rows on average",
+        "1,024 on average",
         "add-or-remove",
         "A test that wrongly names 1 in every 100 people who were not in the data can find at most",
     ):

@@ -26,7 +26,7 @@ def run() -> dict[str, Any]:
 def statement() -> Statement:
     """What the ledger of that run states."""
     plan = RUN["plan"]
-    releases = Releases(plan["steps"], 256 / 60_000, plan["noise_multiplier"])
+    releases = Releases(plan["steps"], PoissonSampledEvent, 256 / 60_000, plan["noise_multiplier"])
     return Statement({"rdp": 3.5959520445181066, "pld": plan["epsilon"]}, (releases,), 1)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from deniable.events import PoissonSampledEvent
 from deniable.report.notices import notices
 from deniable.report.page import claim
 from deniable.report.record import Record
@@ -46,7 +47,9 @@ def test_a_delta_that_permits_to_publish_someone_is_said(
 
 def test_the_gravest_comes_first(run: dict[str, Any]) -> None:
     run |= {"seeded": True, "status": "interrupted"}
-    reserved = Statement({"pld": 3.0, "rdp": 3.6}, (Releases(3520, 0.004, 0.7),), 1)
+    reserved = Statement(
+        {"pld": 3.0, "rdp": 3.6}, (Releases(3520, PoissonSampledEvent, 0.004, 0.7),), 1
+    )
     assert titles(run, reserved) == [
         "The noise came from a seed",
         "Interrupted at step 3,510 of 3,510",

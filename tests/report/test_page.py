@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from deniable.errors import SettingsError
+from deniable.events import PoissonSampledEvent
 from deniable.plan import Plan
 from deniable.report import page as page_module
 from deniable.report import render
@@ -207,9 +208,9 @@ def test_the_claim_names_its_relation_unit_sampling_and_accountant(
     """Pitfall: privacy 14. The relation is part of what is printed."""
     text = read(run, statement).text
     for words in (
-        "Relation add-or-remove: one data set holds one unit more than the other",
+        "Relation add-or-remove: one holds one unit more than the other",
         "Unit one example",
-        "3,510 sums with Gaussian noise of 0.7281 times the bound",
+        "3,510 sums with Gaussian noise of 0.7281 times the most that one example can move them",
         "Poisson sample: every example joins with probability 0.427%, independently",
         "the claim uses PLD",
         "P[M(D) ∈ S] ≤ eε · P[M(D′) ∈ S] + δ",
@@ -230,7 +231,9 @@ def test_exact_measurements_stand_together_under_a_warning(
 
 def test_a_run_without_noise_claims_nothing(run: dict[str, Any]) -> None:
     statement = Statement(
-        {"rdp": math.inf, "pld": math.inf}, (Releases(3510, 256 / 60_000, 0.0),), 1
+        {"rdp": math.inf, "pld": math.inf},
+        (Releases(3510, PoissonSampledEvent, 256 / 60_000, 0.0),),
+        1,
     )
     text = read(without_noise(run), statement).text
     assert "This model is not private" in text
@@ -249,7 +252,11 @@ def test_a_seeded_run_says_so_first(run: dict[str, Any], statement: Statement) -
 
 
 def test_an_interrupted_run_shows_what_was_released_so_far(run: dict[str, Any]) -> None:
-    reserved = Statement({"rdp": 2.7, "pld": 2.1302}, (Releases(1408, 256 / 60_000, 0.7280761),), 1)
+    reserved = Statement(
+        {"rdp": 2.7, "pld": 2.1302},
+        (Releases(1408, PoissonSampledEvent, 256 / 60_000, 0.7280761),),
+        1,
+    )
     text = read(stopped(run), reserved).text
     assert "Interrupted at step 1,404 of 3,510" in text
     assert "Epsilon spent 2.131" in text, "what was reserved counts"

@@ -70,5 +70,8 @@ def test_releases_are_counted_like_with_like() -> None:
     event = ComposedEvent(
         (SelfComposedEvent(ComposedEvent((STEP, noise)), 3), STEP, SelfComposedEvent(noise, 0))
     )
-    assert releases(event) == (Releases(4, 0.01, 4.0), Releases(3, None, 2.0))
+    assert releases(event) == (
+        Releases(4, PoissonSampledEvent, 0.01, 4.0),
+        Releases(3, GaussianEvent, None, 2.0),
+    )
     assert releases(ComposedEvent(())) == ()

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deniable.accounting import sampled
 from deniable.accounting.gaussian import gaussian_epsilon
 from deniable.accounting.rdp import RdpAccountant
-from deniable.accounting.tally import SingleEvent, is_noiseless, split, tally
-from deniable.events import Event
+from deniable.accounting.tally import SingleEvent, is_noiseless, noise_of, rate_of, tally
+from deniable.events import Event, GaussianEvent
 
 if TYPE_CHECKING:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
@@ -32,8 +33,9 @@ class PldAccountant:
     """Composes the distribution of the privacy loss itself, discretised upwards.
 
     Source: Koskela, Jalko & Honkela, 2020, "Computing Tight Differential Privacy Guarantees Using
-    FFT"; Doroshenko et al., 2022, "Connect the Dots". Pessimistic estimate, add/remove relation.
-    Computed by dp-accounting on a grid fitted to the events.
+    FFT"; Doroshenko et al., 2022, "Connect the Dots". Pessimistic estimate, computed by
+    dp-accounting on a grid fitted to the events; `sampled` says what one release loses under each
+    sampling and relation.
 
     Guarantees: exact for noise on the whole data, which composes to one release of less noise;
     otherwise less than `RESOLUTION` above the exact epsilon, where that is at least 0.01. Never
@@ -60,7 +62,7 @@ class PldAccountant:
         counts = tally(event)
         if bound == math.inf or not counts:
             return bound
-        if all(split(each)[0] == 1 for each in counts):
+        if all(isinstance(each, GaussianEvent) for each in counts):
             return float(gaussian_epsilon(_whole_noise(counts), delta))
         if bound == 0 or not is_composable(counts, delta):
             return bound
@@ -79,7 +81,7 @@ def is_composable(counts: Counter[SingleEvent], delta: float) -> bool:
 
 def _whole_noise(counts: Counter[SingleEvent]) -> float:
     """The noise of the one Gaussian release that many on the whole data amount to."""
-    return 1 / math.sqrt(sum(count / split(event)[1] ** 2 for event, count in counts.items()))
+    return 1 / math.sqrt(sum(count / noise_of(event) ** 2 for event, count in counts.items()))
 
 
 def _interval(counts: Counter[SingleEvent], bound: float) -> float:
@@ -103,7 +105,7 @@ def coarse_interval(counts: Counter[SingleEvent]) -> float:
 def _affordable(interval: float, counts: Counter[SingleEvent]) -> float:
     """The interval, or a wider one if that takes too many points, as a power of two."""
     alone = max(_loss(event, 10) for event in counts) / MOST_POINTS
-    rare = sum(count * split(event)[0] * _loss(event, 3) ** 2 for event, count in counts.items())
+    rare = sum(count * rate_of(event) * _loss(event, 3) ** 2 for event, count in counts.items())
     composed = 20 * math.sqrt(max(_variance(counts), rare)) / MOST_COMPOSED_POINTS
     return float(2.0 ** math.floor(math.log2(max(interval, alone, composed, FINEST_INTERVAL))))
 
@@ -115,14 +117,14 @@ def _variance(counts: Counter[SingleEvent]) -> float:
 
 def _loss_variance(event: SingleEvent) -> float:
     """The variance of the privacy loss of one release, roughly."""
-    rate, noise_multiplier = split(event)
+    rate, noise_multiplier = rate_of(event), noise_of(event)
     full = noise_multiplier**-2
     return min(full, rate**2 * math.expm1(min(full, 100.0)))
 
 
 def _loss(event: SingleEvent, deviations: float) -> float:
     """The privacy loss of one release where the noise is so many standard deviations out."""
-    rate, noise_multiplier = split(event)
+    rate, noise_multiplier = rate_of(event), noise_of(event)
     full = deviations / noise_multiplier + noise_multiplier**-2 / 2
     return full if full > 100 else math.log1p(rate * math.expm1(full))
 
@@ -138,9 +140,4 @@ def _composed(
 @functools.lru_cache(maxsize=64)
 def single(event: SingleEvent, interval: float) -> PrivacyLossDistribution:
     """The loss of one release, on a grid of multiples of `interval`."""
-    from dp_accounting.pld import privacy_loss_distribution
-
-    rate, noise_multiplier = split(event)
-    return privacy_loss_distribution.from_gaussian_mechanism(
-        noise_multiplier, sampling_prob=rate, value_discretization_interval=interval
-    )
+    return sampled.losses(event, interval)

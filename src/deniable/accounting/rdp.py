@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deniable.accounting.tally import SingleEvent, check_delta, is_noiseless, split, tally
+from deniable.accounting.sampled import pairs
+from deniable.accounting.tally import SingleEvent, check_delta, is_noiseless, tally
 from deniable.events import Event
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ ORDERS = (
     *(64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048),
 )
 
+_ORDERS = np.array(ORDERS)
+
 # Added to each divergence for rounding in float64: it was then never below mpmath's value.
 ROUNDING = 1e-14
 
@@ -33,7 +36,8 @@ class RdpAccountant:
 
     Source: Mironov, Talwar & Zhang, 2019, "Renyi Differential Privacy of the Sampled Gaussian
     Mechanism", section 3.3; conversion: Canonne, Kamath & Steinke, 2020, "The Discrete Gaussian",
-    proposition 12. Add/remove relation. Computed by dp-accounting.
+    proposition 12. Computed by dp-accounting; `sampled` says what one release tells under each
+    sampling and relation.
     """
 
     name = "rdp"
@@ -66,28 +70,38 @@ class RdpAccountant:
 @functools.lru_cache(maxsize=256)
 def _divergences(event: SingleEvent) -> NDArray[np.float64]:
     """The Renyi divergence of one release at every order of `ORDERS`."""
+    moments = [
+        math.log(probability) + (_ORDERS - 1) * _OF_KIND[pair.kind](pair.rate, pair.noise)
+        for probability, pair in pairs(event)
+        if probability
+    ]
+    mixed: NDArray[np.float64] = np.logaddexp.reduce(moments) / (_ORDERS - 1)
+    return mixed
+
+
+def _added(rate: float, noise: float, orders: NDArray[np.float64] = _ORDERS) -> NDArray[np.float64]:
     import dp_accounting
 
-    rate, noise_multiplier = split(event)
-    gaussian = dp_accounting.GaussianDpEvent(noise_multiplier)
-    accountant = dp_accounting.rdp.RdpAccountant(ORDERS)
+    accountant = dp_accounting.rdp.RdpAccountant(orders.tolist())
     with _quiet():
-        accountant.compose(dp_accounting.PoissonSampledDpEvent(rate, gaussian))
+        accountant.compose(
+            dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise))
+        )
     # Sampling never adds to a divergence; and a tiny one can come out at 0, which dp-accounting
     # reads as "no loss at all".
-    whole = np.array(ORDERS) / (2 * noise_multiplier**2)
-    divergences: NDArray[np.float64] = np.clip(_filled(accountant.rdp), 0, whole) + ROUNDING
-    return divergences
+    whole = orders / (2 * noise**2)
+    found: NDArray[np.float64] = np.clip(_filled(orders, accountant.rdp), 0, whole) + ROUNDING
+    return found
 
 
-def _filled(divergences: NDArray[np.float64]) -> NDArray[np.float64]:
+def _filled(orders: NDArray[np.float64], divergences: NDArray[np.float64]) -> NDArray[np.float64]:
     """Bounds where an order did not converge.
 
     `(order - 1) * divergence` is convex in the order, and 0 at order 1: it lies below the line
     between its neighbours (van Erven & Harremoes, 2014, "Renyi Divergence and Kullback-Leibler
     Divergence", corollary 2).
     """
-    orders, known = np.array(ORDERS), np.isfinite(divergences)
+    known = np.isfinite(divergences)
     moments = np.interp(
         orders,
         [1, *orders[known]],
@@ -95,6 +109,32 @@ def _filled(divergences: NDArray[np.float64]) -> NDArray[np.float64]:
         right=np.inf,
     )
     return np.where(known, divergences, moments / (orders - 1))
+
+
+def _displaced(rate: float, noise: float) -> NDArray[np.float64]:
+    """What exceeds 1 in the moment is what does so in both of *added*, either way round.
+
+    Of the two, the way of `_added` is the larger (Mironov, Talwar & Zhang, 2019, section 3.1).
+    """
+    logarithms = (_ORDERS - 1) * _added(rate, noise)
+    doubled = logarithms + np.log1p(-np.expm1(-logarithms))
+    divergences: NDArray[np.float64] = doubled / (_ORDERS - 1)
+    return divergences
+
+
+def _replaced(rate: float, noise: float) -> NDArray[np.float64]:
+    """By way of the noise alone, or as *displaced* twice as far; both are bounds.
+
+    Source: Mironov, 2017, "Renyi Differential Privacy", proposition 11 with p = q = 2.
+    """
+    there = _added(rate, noise, 2 * _ORDERS)
+    back = _added(rate, noise, 2 * _ORDERS - 1)
+    through = (_ORDERS - 1 / 2) / (_ORDERS - 1) * there + back
+    found: NDArray[np.float64] = np.minimum(through, _displaced(rate, noise / 2))
+    return found
+
+
+_OF_KIND = {"added": _added, "displaced": _displaced, "replaced": _replaced}
 
 
 @contextmanager

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from deniable.errors import AccountingError, UnknownEventError
 from deniable.events import (
-    ComposedEvent,
     Event,
     GaussianEvent,
+    OwnLoaderEvent,
     PoissonSampledEvent,
-    SelfComposedEvent,
+    SampledWithoutReplacementEvent,
+    ShuffledEvent,
+    TruncatedPoissonSampledEvent,
+    gaussian_in,
+    neighbouring_of,
+    singles,
 )
+from deniable.units import Neighbouring
 
-SingleEvent = GaussianEvent | PoissonSampledEvent
+SingleEvent = (
+    GaussianEvent
+    | PoissonSampledEvent
+    | TruncatedPoissonSampledEvent
+    | SampledWithoutReplacementEvent
+)
 
 # Noise below the least counts as none, and above the most as the most: either is an upper bound,
 # and what lies between them fits into floats.
@@ -23,50 +35,86 @@ LEAST_NOISE, MOST_NOISE = 1e-4, 1e7
 def tally(event: Event) -> Counter[SingleEvent]:
     """How often each single release occurs in `event`; composition does not depend on the order.
 
-    Releases that depend on no data (a sampling rate of 0) are left out.
+    - Releases that depend on no data (a sampling rate of 0) are left out.
+    - A batch of all data, or of the user's own loader, is a Gaussian release on all data, and an
+      epoch of shuffled batches is one.
+    - Where any part is stated under replacement, all of it is.
 
     Raises:
         UnknownEventError: an event, or one inside it, of a type that is not known here.
 
-    >>> tally(SelfComposedEvent(GaussianEvent(1.0), 3))
-    Counter({GaussianEvent(noise_multiplier=1.0): 3})
+    >>> from deniable.events import SelfComposedEvent
+    >>> tally(SelfComposedEvent(PoissonSampledEvent(0.0, GaussianEvent(1.0)), 3))
+    Counter()
     """
+    neighbouring = neighbouring_of(event)
     counts: Counter[SingleEvent] = Counter()
-    _add(event, 1, counts)
+    epochs: set[ShuffledEvent] = set()
+    for each, times in singles(event):
+        match each:
+            case ShuffledEvent(_, _, inner):
+                if each not in epochs:
+                    counts[_under(neighbouring, inner)] += 1
+                epochs.add(each)
+            case OwnLoaderEvent(inner):
+                counts[_under(neighbouring, inner)] += times
+            case PoissonSampledEvent(0) | TruncatedPoissonSampledEvent(_, 0):
+                pass
+            case PoissonSampledEvent(1, inner):
+                counts[_under(neighbouring, inner)] += times
+            case SampledWithoutReplacementEvent(examples, size, inner) if size == examples:
+                counts[_under(neighbouring, inner)] += times
+            case GaussianEvent():
+                counts[_under(neighbouring, each)] += times
+            case _:
+                counts[replace(each, event=_under(neighbouring, each.event))] += times
     return counts
 
 
-def _add(event: Event, times: int, counts: Counter[SingleEvent]) -> None:
-    match event:
-        case SelfComposedEvent(inner, count):
-            if count:
-                _add(inner, times * count, counts)
-        case ComposedEvent(events):
-            for each in events:
-                _add(each, times, counts)
-        case PoissonSampledEvent(sampling_rate, GaussianEvent()):
-            if sampling_rate > 0:
-                counts[event] += times
-        case GaussianEvent():
-            counts[event] += times
-        case _:
-            raise UnknownEventError(
-                f"An event must be one of deniable.events, got {event!r}. It was refused, because "
-                "ignoring it would understate epsilon."
-            )
+def _under(neighbouring: Neighbouring, event: GaussianEvent) -> GaussianEvent:
+    """The same noise, at most `MOST_NOISE`, over the sensitivity of the given relation."""
+    noise = event.noise_multiplier
+    if event.neighbouring is not neighbouring:
+        noise /= 2  # replacement moves the sum twice as far
+    return GaussianEvent(min(noise, MOST_NOISE), neighbouring)
 
 
 def split(event: SingleEvent) -> tuple[float, float]:
-    """The sampling rate and the noise multiplier, at most `MOST_NOISE`, of a single release."""
-    rate, gaussian = (
-        (1.0, event) if isinstance(event, GaussianEvent) else (event.sampling_rate, event.event)
+    """The sampling rate and the noise multiplier of a release, where these say all about it.
+
+    Raises:
+        UnknownEventError: not a Gaussian release on all data, or on a Poisson sample for the
+            relation of adding or removing.
+    """
+    match event:
+        case GaussianEvent(noise_multiplier):
+            return 1.0, noise_multiplier
+        case PoissonSampledEvent(rate, GaussianEvent(noise_multiplier, Neighbouring.ADD_OR_REMOVE)):
+            return rate, noise_multiplier
+    raise UnknownEventError(
+        f"This accountant knows Poisson sampling for adding or removing one, got {event!r}. Use "
+        "pld or rdp."
     )
-    return rate, min(gaussian.noise_multiplier, MOST_NOISE)
+
+
+def rate_of(event: SingleEvent) -> float:
+    """The chance of a unit to be in the batch."""
+    match event:
+        case GaussianEvent():
+            return 1.0
+        case SampledWithoutReplacementEvent():
+            return event.batch_size / event.examples
+    return event.sampling_rate
+
+
+def noise_of(event: SingleEvent) -> float:
+    """The noise multiplier of a release, for the relation that it is stated under."""
+    return gaussian_in(event).noise_multiplier
 
 
 def is_noiseless(counts: Counter[SingleEvent]) -> bool:
     """Whether a sum was released bare, or as good as bare, so that no finite epsilon is stated."""
-    return any(split(event)[1] < LEAST_NOISE for event in counts)
+    return any(noise_of(event) < LEAST_NOISE for event in counts)
 
 
 def check_delta(delta: float) -> None:

@@ -21,6 +21,7 @@ NOT_PRIVATE = (
 )
 RELATIONS = {
     Neighbouring.ADD_OR_REMOVE: "add-or-remove: one example more or less",
+    Neighbouring.REPLACE: "replace: one example is another",
 }
 
 

@@ -23,9 +23,11 @@ from rich.progress import (
 
 from deniable import words
 from deniable.accounting import privacy_curve
+from deniable.units import Sensitivity
 
 if TYPE_CHECKING:
     from deniable.data import Progress as Downloaded
+    from deniable.plan import Plan
     from deniable.training import Moment, Run
     from deniable.training.loop import Watch
 
@@ -47,16 +49,14 @@ def opening(run: Run) -> str:
         f"{record['data']['name']}: {examples:,} training examples, {tested:,} test examples. "
         f"{record['model']['name']} with {record['model']['parameters']:,} parameters, "
         f"{run.settings.optimizer} at learning rate {run.settings.lr:g}, on {run.device}.",
-        f"Why do batch sizes vary? Each step draws every example with probability "
-        f"{plan.sampling_rate:.4g}, independently: {plan.batch_size:,} rows on average. The "
-        "guarantee counts on that chance.",
+        plan.sampler().in_words,
         f"{plan.steps:,} steps, each a sum of gradients clipped to norm {run.settings.clip:g} "
-        f"under noise of {plan.noise_multiplier:.4g} times that norm.",
+        f"under noise of {_over_norm(plan):.4g} times that norm.",
     ]
     if run.is_private:
         lines += [
             f"Epsilon will be at most {words.rounded_up(plan.epsilon)} at delta {plan.delta:g} "
-            f"({plan.neighbouring}: with one example more, or one less).",
+            f"({plan.neighbouring}: of two data sets, {plan.neighbouring.in_words}).",
             "What that means: " + " ".join(words.meaning(privacy_curve(plan.event))),
         ]
     else:
@@ -67,6 +67,11 @@ def opening(run: Run) -> str:
     if run.private.steps:
         lines.append(f"Going on after step {run.private.steps:,}.")
     return "\n".join(lines)
+
+
+def _over_norm(plan: Plan) -> float:
+    """The noise over the clip norm, which is how far one example moves the sum, or half of it."""
+    return plan.noise_multiplier * Sensitivity(1.0).under(plan.neighbouring).value
 
 
 def resume_command(path: Path) -> str:

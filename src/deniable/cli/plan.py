@@ -64,11 +64,7 @@ def plan_command(
     }
     console.print(claim.table("Plan", rows | claim.epsilon_rows(found)))
     claim.explain(console, curve)
-    claim.say(
-        console,
-        "Batch sizes vary: each step draws every example with the sampling rate, independently of "
-        f"the others, {plan.batch_size:,} on average. The guarantee counts on that chance.",
-    )
+    claim.say(console, plan.sampler().in_words)
     if plan.delta * plan.examples >= 1:
         claim.say(
             console,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deniable.events import GaussianEvent
 from deniable.noise.generators import NoiseGenerator
-from deniable.units import BoundedSum
+from deniable.units import BoundedSum, Neighbouring
 
 # Values of noise held at once, beside the sum that they are added to.
 _CHUNK: Final = 1 << 22
@@ -25,6 +25,7 @@ class Gaussian:
 
     Args:
         noise_multiplier: sigma, at least 0. 0 adds nothing and guarantees nothing.
+        neighbouring: the relation that the sensitivities of all sums must be for.
 
     Raises:
         ValueError: the multiplier is negative, infinite or NaN.
@@ -37,8 +38,12 @@ class Gaussian:
     torch.Size([3])
     """
 
-    def __init__(self, noise_multiplier: float) -> None:
-        self._event = GaussianEvent(float(noise_multiplier))
+    def __init__(
+        self,
+        noise_multiplier: float,
+        neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE,
+    ) -> None:
+        self._event = GaussianEvent(float(noise_multiplier), neighbouring)
 
     @property
     def event(self) -> GaussianEvent:
@@ -58,12 +63,19 @@ class Gaussian:
 
         Raises:
             TypeError: `bounded` is no `BoundedSum`, or a sum is not of real floating point.
-            ValueError: the standard deviation is too small or too large for float32.
+            ValueError: the sensitivity is for another relation, or the standard deviation is too
+                small or too large for float32.
         """
         if not isinstance(bounded, BoundedSum):
             raise TypeError(
                 f"Noise needs a BoundedSum, got {type(bounded).__name__}: without a sensitivity it "
                 "cannot be scaled. Let a bound such as deniable.Clip make the sum."
+            )
+        if bounded.sensitivity.neighbouring is not self._event.neighbouring:
+            raise ValueError(
+                f"The noise is stated under {self._event.neighbouring.value}, the sensitivity "
+                f"under {bounded.sensitivity.neighbouring.value}: they differ by a factor of 2. "
+                "Use sensitivity.under(neighbouring)."
             )
         sigma, sensitivity = self._event.noise_multiplier, bounded.sensitivity.value
         if sigma == 0 or sensitivity == 0:

@@ -26,6 +26,7 @@ def notices(record: Record, statement: Statement, spent: Spent | None) -> list[N
         _privacy(spent),
         _seed(record, spent),
         _ledger(record, statement, spent),
+        *_sampling(statement, spent),
         _delta(record),
         _status(record),
     ]
@@ -84,6 +85,15 @@ def _ledger(record: Record, statement: Statement, spent: Spent | None) -> Notice
             f"{record.steps:,}. The epsilon on this page covers everything in the ledger.",
         )
     return None
+
+
+def _sampling(statement: Statement, spent: Spent | None) -> list[Notice]:
+    if spent is None or not spent.is_private:
+        return []
+    return [
+        Notice("caution", "No amplification by sampling is claimed", note)
+        for note in statement.notes
+    ]
 
 
 def _delta(record: Record) -> Notice | None:

@@ -3,30 +3,66 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from deniable import words
 from deniable.accounting import STATED, privacy_curve, spent
 from deniable.errors import AccountingError, LedgerError
 from deniable.events import (
-    ComposedEvent,
     Event,
     GaussianEvent,
+    OwnLoaderEvent,
     PoissonSampledEvent,
-    SelfComposedEvent,
+    SampledEvent,
+    SampledWithoutReplacementEvent,
+    ShuffledEvent,
+    TruncatedPoissonSampledEvent,
+    gaussian_in,
+    neighbouring_of,
+    notes,
+    singles,
 )
 from deniable.ledger import Ledger
-from deniable.units import PrivacyCurve
+from deniable.units import Neighbouring, PrivacyCurve
+
+# What is said of the batches of each kind of event, with the chance of a unit to be in one.
+BATCHES: dict[type[Event], str] = {
+    GaussianEvent: "each over all the data: no amplification is claimed",
+    PoissonSampledEvent: "each over a Poisson sample: every example joins with probability {rate}, "
+    "independently",
+    TruncatedPoissonSampledEvent: "each over a Poisson sample, of which no more than a public "
+    "number were kept: every example joins with probability {rate}, independently",
+    SampledWithoutReplacementEvent: "each over a random batch of fixed size: every example is in "
+    "it with probability {rate}",
+    ShuffledEvent: "each over a batch of a shuffled epoch: no amplification is claimed, every "
+    "example counts as once in every epoch",
+    OwnLoaderEvent: "each over a batch of the user's own loader: no amplification is claimed, "
+    "every example counts as in all of them",
+}
 
 
 @dataclass(frozen=True)
 class Releases:
-    """`count` releases alike; a sampling rate of None means every unit was in each of them."""
+    """`count` releases alike.
+
+    Attributes:
+        count: how many.
+        kind: how their batches came about.
+        sampling_rate: the chance of a unit to be in a batch; None where none is claimed.
+        noise_multiplier: the noise over the sensitivity.
+    """
 
     count: int
+    kind: type[Event]
     sampling_rate: float | None
     noise_multiplier: float
+
+    @property
+    def batches(self) -> str:
+        """How their batches came about, in words."""
+        return BATCHES[self.kind].format(rate=words.percent(self.sampling_rate, 3))
 
 
 @dataclass(frozen=True)
@@ -39,6 +75,8 @@ class Statement:
         runs: how many runs the ledger holds.
         problem: why nothing could be stated, or None.
         curve: the whole trade of epsilon for delta, where it is known.
+        neighbouring: the relation that it is stated under.
+        notes: what must be said beside the epsilons.
     """
 
     epsilons: dict[str, float]
@@ -46,6 +84,8 @@ class Statement:
     runs: int
     problem: str | None = None
     curve: PrivacyCurve | None = None
+    neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE
+    notes: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -68,33 +108,38 @@ def state(ledger: Path, delta: float | None) -> Statement:
         return _nothing(str(problem).replace(str(ledger), ledger.name))
     if any(math.isnan(epsilon) for epsilon in epsilons.values()):
         return _nothing(f"An accountant gave an epsilon that is not a number: {epsilons}.")
-    return Statement(epsilons, releases(event), runs, curve=privacy_curve(event))
+    return Statement(
+        epsilons,
+        releases(event),
+        runs,
+        curve=privacy_curve(event),
+        neighbouring=neighbouring_of(event),
+        notes=notes(event),
+    )
 
 
 def releases(event: Event) -> tuple[Releases, ...]:
     """The releases in an event, equal ones added up, in the order of their first appearance.
 
+    >>> from deniable.events import ComposedEvent, SelfComposedEvent
     >>> step = PoissonSampledEvent(0.01, GaussianEvent(1.0))
-    >>> releases(ComposedEvent((SelfComposedEvent(step, 30), step)))
-    (Releases(count=31, sampling_rate=0.01, noise_multiplier=1.0),)
+    >>> [found] = releases(ComposedEvent((SelfComposedEvent(step, 30), step)))
+    >>> found.count, found.sampling_rate, found.noise_multiplier
+    (31, 0.01, 1.0)
     """
-    counts: dict[tuple[float | None, float], int] = {}
-    for key, count in _flat(event, 1):
-        counts[key] = counts.get(key, 0) + count
-    return tuple(Releases(count, *key) for key, count in counts.items() if count)
+    counts: Counter[tuple[type[Event], float | None, float]] = Counter()
+    for each, count in singles(event):
+        counts[type(each), _rate(each), gaussian_in(each).noise_multiplier] += count
+    return tuple(Releases(count, *key) for key, count in counts.items())
 
 
-def _flat(event: Event, times: int) -> Iterator[tuple[tuple[float | None, float], int]]:
+def _rate(event: GaussianEvent | SampledEvent) -> float | None:
     match event:
-        case GaussianEvent(noise_multiplier):
-            yield (None, noise_multiplier), times
-        case PoissonSampledEvent(sampling_rate, GaussianEvent(noise_multiplier)):
-            yield (sampling_rate, noise_multiplier), times
-        case SelfComposedEvent(inner, count):
-            yield from _flat(inner, times * count)
-        case ComposedEvent(events):
-            for each in events:
-                yield from _flat(each, times)
+        case PoissonSampledEvent(rate) | TruncatedPoissonSampledEvent(_, rate):
+            return rate
+        case SampledWithoutReplacementEvent(examples, batch_size):
+            return batch_size / examples
+    return None
 
 
 def _nothing(problem: str) -> Statement:

@@ -1,19 +1,19 @@
-"""Who is in a batch, and the event that this is (contract 4)."""
+"""Poisson sampling: everybody tosses a coin of their own."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from deniable.errors import PlanError
 from deniable.events import GaussianEvent, PoissonSampledEvent
+from deniable.sampling.base import Sampler
+from deniable.units import Neighbouring
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
-class PoissonSampler:
+class PoissonSampler(Sampler):
     """Each example joins each batch independently, with probability `batch_size / examples`.
 
     Drawn as a binomial size and then a uniform subset of that size, which is the same distribution
@@ -22,24 +22,13 @@ class PoissonSampler:
     Guarantees: batches are independent of each other and of the data; their size varies and may
     be 0.
 
-    Args:
-        examples: the public number of examples.
-        batch_size: the expected batch size.
-        generator: the stream that decides who joins; nothing else may draw from it.
-
-    Raises:
-        PlanError: not `1 <= batch_size <= examples`.
+    >>> sampler = PoissonSampler(examples=60_000, batch_size=256)
+    >>> sampler.event(GaussianEvent(1.1)).sampling_rate == 256 / 60_000
+    True
     """
 
-    def __init__(self, examples: int, batch_size: int, generator: np.random.Generator) -> None:
-        if not 1 <= batch_size <= examples:
-            raise PlanError(
-                f"batch_size must lie between 1 and the number of examples, {examples}, "
-                f"got {batch_size!r}."
-            )
-        self.examples = examples
-        self.batch_size = batch_size
-        self.generator = generator
+    name = "poisson"
+    relations = (Neighbouring.ADD_OR_REMOVE, Neighbouring.REPLACE)
 
     @property
     def sampling_rate(self) -> float:
@@ -52,7 +41,13 @@ class PoissonSampler:
 
     def draw(self) -> NDArray[np.int64]:
         """The sorted indices of one logical batch, shape (drawn,); there may be none."""
-        size = self.generator.binomial(self.examples, self.sampling_rate)
-        chosen = self.generator.choice(self.examples, size, replace=False, shuffle=False)
-        chosen.sort()
-        return chosen.astype(np.int64, copy=False)
+        return self._subset(int(self.generator.binomial(self.examples, self.sampling_rate)))
+
+    @property
+    def in_words(self) -> str:
+        """How batches come about and what the guarantee makes of it."""
+        return (
+            f"Batch sizes vary: each step draws every example with probability "
+            f"{self.sampling_rate:.4g}, independently of the others, {self.batch_size:,} on "
+            "average. The guarantee counts on that chance."
+        )

@@ -1,0 +1,117 @@
+"""What a sampling is, and what one that draws its batches itself does besides."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from deniable.errors import PlanError
+from deniable.events import Event, GaussianEvent, SelfComposedEvent
+from deniable.units import Neighbouring
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Indices = NDArray[np.int64]
+
+
+class Sampling(ABC):
+    """How batches come about.
+
+    Formal guarantee: for each relation in `relations`, a batch and the noise on its sum are what
+    `event` says, whatever the data are.
+
+    Args:
+        examples: the public number of examples.
+        batch_size: the expected batch size, or the exact one where it is fixed.
+
+    Attributes:
+        name: how plans and commands ask for it.
+        relations: the neighbouring relations that it can be stated under, the usual one first.
+        why_not: why it is no guarantee under the other relations, where there are any.
+        period: how many successive steps are accounted for together.
+
+    Raises:
+        PlanError: not `1 <= batch_size <= examples`.
+    """
+
+    name: ClassVar[str]
+    relations: ClassVar[tuple[Neighbouring, ...]]
+    why_not: ClassVar[str] = ""
+    period: int = 1
+
+    def __init__(self, examples: int, batch_size: int) -> None:
+        if not 1 <= batch_size <= examples:
+            raise PlanError(
+                f"batch_size must lie between 1 and the number of examples, {examples}, "
+                f"got {batch_size!r}."
+            )
+        self.examples = examples
+        self.batch_size = batch_size
+
+    @abstractmethod
+    def event(self, inner: GaussianEvent) -> Event:
+        """The event of releasing `inner` on the batch drawn last."""
+
+    def planned(self, inner: GaussianEvent) -> Event:
+        """What a plan counts: the event of `period` successive steps."""
+        return self.event(inner)
+
+    def part(self, inner: GaussianEvent, start: int, stop: int) -> SelfComposedEvent:
+        """What the steps from `start` on and before `stop` release, counted from 0.
+
+        Parts that follow each other add up to the whole.
+        """
+        count = -(-stop // self.period) - -(-start // self.period)
+        return SelfComposedEvent(self.planned(inner), count)
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to draw the same batches from here on, as JSON values."""
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+
+    @property
+    @abstractmethod
+    def in_words(self) -> str:
+        """How batches come about and what the guarantee makes of it, for who has never asked."""
+
+
+class Sampler(Sampling):
+    """A sampling that draws its batches, from a stream of randomness of its own.
+
+    Args:
+        examples: the public number of examples.
+        batch_size: the expected batch size, or the exact one where it is fixed.
+        generator: the stream that decides who joins, from which nothing else may draw; one keyed
+            by the operating system if not given.
+    """
+
+    def __init__(
+        self, examples: int, batch_size: int, generator: np.random.Generator | None = None
+    ) -> None:
+        super().__init__(examples, batch_size)
+        self.generator = generator or np.random.default_rng()
+
+    @abstractmethod
+    def draw(self) -> Indices:
+        """The sorted indices of one logical batch, shape (drawn,); there may be none."""
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to draw the same batches from here on, as JSON values."""
+        return {"generator": dict(self.generator.bit_generator.state)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+        self.generator.bit_generator.state = state["generator"]
+
+    def _subset(self, size: int) -> Indices:
+        """A uniformly random subset of so many examples, sorted."""
+        chosen = self.generator.choice(self.examples, size, replace=False, shuffle=False)
+        chosen.sort()
+        return chosen.astype(np.int64, copy=False)
