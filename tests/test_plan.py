@@ -236,3 +236,67 @@ def test_a_saved_plan_with_a_field_missing_is_refused_with_its_fields() -> None:
     del saved["delta"]
     with pytest.raises(PlanError, match="must have the fields accountant, batch_size, delta"):
         Plan.from_json(saved)
+
+
+# -- samplings and relations ---------------------------------------------------------------------
+
+SAMPLINGS: dict[str, dict[str, Any]] = {
+    "poisson, replace": {"neighbouring": "replace"},
+    "truncated": {"sampling": "truncated-poisson", "max_batch_size": 80},
+    "fixed size": {"sampling": "fixed-size"},
+    "shuffled": {"sampling": "shuffled"},
+    "shuffled, replace": {"sampling": "shuffled", "neighbouring": "replace"},
+    "own loader": {"sampling": "own-loader"},
+}
+
+
+@pytest.mark.parametrize("given", SAMPLINGS.values(), ids=SAMPLINGS)
+def test_noise_and_steps_are_solved_for_every_sampling(given: dict[str, Any]) -> None:
+    """Pitfall: privacy 3."""
+    sizes: dict[str, Any] = {"examples": 1_000, "batch_size": 50, "delta": 1e-4} | given
+    by_noise = Plan(**sizes, epochs=3, epsilon=2.0)
+    assert 0.99 * 2.0 <= by_noise.epsilon <= 2.0
+    assert spent(by_noise.event, 1e-4).epsilon == by_noise.epsilon
+    by_steps = Plan(**sizes, noise_multiplier=20.0, epsilon=2.0, accountant="rdp")
+    assert by_steps.epsilon <= 2.0
+    more = Plan(
+        **sizes, noise_multiplier=20.0, steps=int(1.01 * by_steps.steps) + 20, accountant="rdp"
+    )
+    assert more.epsilon > 2.0
+    assert Plan.from_json(json.loads(json.dumps(by_noise.to_json()))) == by_noise
+
+
+def test_the_relation_is_the_usual_one_of_the_sampling() -> None:
+    usual = {
+        "poisson": Neighbouring.ADD_OR_REMOVE,
+        "shuffled": Neighbouring.ADD_OR_REMOVE,
+        "fixed-size": Neighbouring.REPLACE,
+        "own-loader": Neighbouring.REPLACE,
+    }
+    for sampling, relation in usual.items():
+        plan = Plan(**KNOWN, steps=1, noise_multiplier=1.0, sampling=sampling)
+        assert plan.neighbouring is relation
+        assert neighbouring_of(plan.event) is relation
+
+
+@pytest.mark.parametrize("sampling", ["fixed-size", "own-loader"])
+def test_a_relation_under_which_a_sampling_guarantees_nothing_is_refused(sampling: str) -> None:
+    """Pitfall: privacy 14."""
+    with pytest.raises(PlanError, match=f"'{sampling}' is no guarantee .* Use neighbouring='repl"):
+        Plan(
+            **KNOWN, steps=1, noise_multiplier=1.0, sampling=sampling, neighbouring="add-or-remove"
+        )
+
+
+def test_without_amplification_the_same_noise_costs_far_more() -> None:
+    """Pitfall: privacy 1."""
+    given = KNOWN | {"epochs": 1, "noise_multiplier": 5.0}
+    poisson, shuffled, own = (
+        Plan(**given, neighbouring="replace", sampling=sampling).epsilon
+        for sampling in ("poisson", "shuffled", "own-loader")
+    )
+    assert poisson < 0.1 * shuffled
+    assert shuffled == pytest.approx(spent(GaussianEvent(5.0), 1e-5).epsilon)
+    steps = SelfComposedEvent(GaussianEvent(5.0), 234)
+    assert own == pytest.approx(spent(steps, 1e-5).epsilon)
+    assert own > 10 * shuffled

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
-import pytest
 from scipy.stats import binom, kstest
 
-from deniable.errors import PlanError
 from deniable.events import GaussianEvent, PoissonSampledEvent
 from deniable.sampling import PoissonSampler
 
@@ -48,9 +45,3 @@ def test_a_batch_may_be_empty() -> None:
 def test_at_rate_1_everyone_is_in_every_batch() -> None:
     sampler = PoissonSampler(7, 7, np.random.default_rng(0))
     assert all(sampler.draw().tolist() == list(range(7)) for _ in range(20))
-
-
-@pytest.mark.parametrize("batch_size", [0, -1, 11, math.nan])
-def test_a_batch_size_outside_the_data_set_is_refused(batch_size: Any) -> None:
-    with pytest.raises(PlanError, match="between 1 and the number of examples, 10"):
-        PoissonSampler(10, batch_size, np.random.default_rng(0))
