@@ -6,9 +6,10 @@ from math import log
 
 import pytest
 
-from deniable.accounting import spent
+from deniable.accounting import slides, spent
 from deniable.accounting.moments import _log_moments
 from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
+from deniable.units import Spent
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,20 @@ def test_known_answers_to_the_digits_printed(
     for name, known in {"rdp": rdp, "pld": pld}.items():
         digits = len(known.split(".")[1])
         assert f"{spent(event, delta, name).epsilon:.{digits}f}" == known
+
+
+@pytest.mark.parametrize(
+    ("given", "digits", "known", "delta"),
+    [
+        (slides.step(4.0, 1e-5), 4, "1.1996", 1e-5),
+        (slides.basic(4.0, 10_000, 1e-5), 0, "11996", 0.1),
+        (slides.strong(4.0, 10_000, 1e-5), 0, "407", 0.1),
+        (slides.amplified(0.01, 4.0, 10_000, 1e-5), 1, "8.1", 1e-3),
+    ],
+)
+def test_the_formulas_of_the_slides(given: Spent, digits: int, known: str, delta: float) -> None:
+    assert f"{given.epsilon:.{digits}f}" == known
+    assert given.delta == pytest.approx(delta)
 
 
 def test_the_integer_moments_accountant_of_the_slides_setting() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -16,7 +17,12 @@ from deniable.events import (
     PoissonSampledEvent,
     SelfComposedEvent,
 )
-from oracles.privacy_curves import epsilon_at, gaussian_delta, sampled_gaussian_delta
+from oracles.privacy_curves import (
+    epsilon_at,
+    gaussian_delta,
+    sampled_gaussian_delta,
+    twice_sampled_gaussian_delta,
+)
 
 # A new accountant joins by being registered.
 every_accountant = pytest.mark.parametrize("accountant", ACCOUNTANTS.values(), ids=ACCOUNTANTS)
@@ -45,6 +51,14 @@ def check_bounds_sampled_gaussian(accountant: Accountant) -> None:
         for delta in (1e-4, 1e-8):
             exact = epsilon_at(lambda e, q=rate, s=noise: sampled_gaussian_delta(q, s, e), delta)  # type: ignore[misc]
             assert accountant.epsilon(repeated(rate, noise, 1), delta) >= exact * (1 - 1e-9)
+    for rate, noise in [(0.01, 0.6), (0.3, 1.0), (0.9, 3.0)]:
+        exact = of_two_releases(rate, noise, 1e-5)
+        assert accountant.epsilon(repeated(rate, noise, 2), 1e-5) >= exact * (1 - 1e-7)
+
+
+@functools.cache
+def of_two_releases(rate: float, noise: float, delta: float) -> float:
+    return epsilon_at(lambda e: twice_sampled_gaussian_delta(rate, noise, e), delta, halvings=40)
 
 
 @every_accountant

@@ -31,7 +31,7 @@ class Accountant(Protocol):
 
     @property
     def summary(self) -> str:
-        """What it knows of the releases that the rung below does not, in a clause."""
+        """What it knows of the releases, in a clause."""
         ...
 
     def epsilon(self, event: Event, delta: float) -> float:
@@ -43,7 +43,7 @@ class Accountant(Protocol):
         ...
 
 
-# From the loosest to the tightest: each knows more of the releases than the one before.
+# The ladder: each follows more of what was released than the one before.
 ACCOUNTANTS: dict[str, Accountant] = {
     each.name: each
     for each in (

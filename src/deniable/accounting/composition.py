@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deniable.accounting.gaussian import gaussian_epsilon
-from deniable.accounting.tally import SingleEvent, check_delta, is_noiseless, split, tally
+from deniable.accounting.sampled import pairs
+from deniable.accounting.tally import SingleEvent, check_delta, is_noiseless, tally
 from deniable.events import Event
 
 if TYPE_CHECKING:
@@ -33,12 +34,12 @@ class BasicAccountant:
     """Basic composition: epsilons add up, and so do deltas.
 
     Source: Dwork et al., 2006, "Our Data, Ourselves", theorem 1; the epsilon of one release is the
-    exact one of its Gaussian noise (Balle & Wang, 2018). Sampling is not looked at, so that this
-    holds for batches drawn in any way.
+    exact one of its Gaussian noise (Balle & Wang, 2018). Of sampling, it looks at how far a unit
+    can move the sum and no more, so that this holds for batches drawn in any way.
     """
 
     name = "basic"
-    summary = "adds up the steps, as if each went as badly as it can"
+    summary = "adds up the steps, as if every one went as badly as it can"
 
     def epsilon(self, event: Event, delta: float) -> float:
         """The epsilon at which `event` is (epsilon, delta)-private; infinite without noise.
@@ -60,14 +61,14 @@ class StrongAccountant:
 
     Source: Kairouz, Oh & Viswanath, 2015, "The Composition Theorem for Differential Privacy",
     theorem 3.5, which is Dwork, Rothblum & Vadhan, 2010, "Boosting and Differential Privacy",
-    theorem III.3, with better constants and for steps that differ. Sampling is not looked at, so
-    that this holds for batches drawn in any way.
+    theorem III.3, with better constants and for steps that differ. Holds for batches drawn in any
+    way, as basic composition does.
 
     Guarantees: never above basic composition.
     """
 
     name = "strong"
-    summary = "knows that hardly all steps go badly, but of each only its epsilon and delta"
+    summary = "hardly all steps go badly; but of each it knows epsilon and delta only"
 
     def epsilon(self, event: Event, delta: float) -> float:
         """The epsilon at which `event` is (epsilon, delta)-private; infinite without noise.
@@ -90,14 +91,15 @@ class AmplifiedAccountant:
     A release at (epsilon, delta) on a batch that each unit joins with probability q is
     (log(1 + q (exp(epsilon) - 1)), q delta)-private.
 
-    Source: Balle, Barthe & Gaboardi, 2018, "Privacy Amplification by Subsampling", theorem 8, for
-    Poisson sampling and the add/remove relation; composed as in `StrongAccountant`.
+    Source: Balle, Barthe & Gaboardi, 2018, "Privacy Amplification by Subsampling", theorems 2, 8
+    and 9, on the pairs of `sampled`. Composed as in `StrongAccountant`. Where nothing is known of
+    how a batch was drawn, q is 1.
 
     Guarantees: never above strong composition.
     """
 
     name = "amplified"
-    summary = "adds that a step sees a random batch, by which each step's epsilon shrinks"
+    summary = "the same, of steps that tell less because each sees a random batch"
 
     def epsilon(self, event: Event, delta: float) -> float:
         """The epsilon at which `event` is (epsilon, delta)-private; infinite without noise.
@@ -124,7 +126,7 @@ class _Releases:
 
     @classmethod
     def of(cls, counts: Counter[SingleEvent]) -> _Releases:
-        rows = [(*split(event), count) for event, count in counts.items()]
+        rows = [(*_worst(event), count) for event, count in counts.items()]
         return cls(*np.array(rows, float).T[..., None])
 
     def shares(self, delta: float) -> Array:
@@ -134,6 +136,13 @@ class _Releases:
         """
         shares: Array = delta / self.noise / np.sum(self.count / self.noise)
         return shares
+
+
+def _worst(event: SingleEvent) -> tuple[float, float]:
+    """The chance to be drawn, and the noise over the furthest that a drawn unit moves the sum."""
+    possible = [pair for probability, pair in pairs(event) if probability]
+    noises = [each.noise / 2 if each.kind == "replaced" else each.noise for each in possible]
+    return possible[0].rate, min(noises)
 
 
 def _composed(event: Event, delta: float, theorem: Callable[[_Releases, float], float]) -> float:

@@ -36,7 +36,7 @@ class MomentsAccountant:
     """
 
     name = "moments"
-    summary = "follows the true loss of sampled noise through all steps, by its whole moments"
+    summary = "follows the true loss of sampled noise, by its moments of whole order"
 
     def epsilon(self, event: Event, delta: float) -> float:
         """The epsilon at which `event` is (epsilon, delta)-private; infinite without noise.

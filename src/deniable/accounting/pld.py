@@ -44,7 +44,7 @@ class PldAccountant:
     """
 
     name = "pld"
-    summary = "keeps the whole distribution of the loss; nothing is lost but rounding"
+    summary = "keeps the whole distribution of the loss: all but rounding"
 
     def epsilon(self, event: Event, delta: float) -> float:
         """The epsilon at which `event` is (epsilon, delta)-private; infinite without noise.

@@ -41,7 +41,7 @@ class RdpAccountant:
     """
 
     name = "rdp"
-    summary = "the same at broken moments too, with a sharper last step"
+    summary = "the same at fractional orders too, with a sharper last step"
 
     def epsilon(self, event: Event, delta: float) -> float:
         """The epsilon at which `event` is (epsilon, delta)-private; infinite without noise.

@@ -1,7 +1,7 @@
-"""The command line: `deniable train | plan | spend | report`.
+"""The command line: `deniable train | plan | explain | spend | report`.
 
 A command parses, calls and prints; what it knows lives further down. No command module imports
-torch when it is itself imported, so that `plan`, `spend` and `report` answer without loading it.
+torch when it is itself imported, so that all but `train` answer without loading it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
+from deniable.cli.explain import explain_command
 from deniable.cli.plan import plan_command
 from deniable.cli.report import report_command
 from deniable.cli.spend import spend_command
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.command("train")(train_command)
 app.command("plan")(plan_command)
+app.command("explain")(explain_command)
 app.command("spend")(spend_command)
 app.command("report")(report_command)
 

@@ -1,0 +1,201 @@
+"""`deniable explain`: what one plan costs under every accountant, and why they differ."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deniable import words
+from deniable.accounting import spent
+from deniable.accounting.ladder import Rung, ladder
+from deniable.accounting.slides import DELTA, EVENT, NOISE, RUNGS, STEPS
+from deniable.cli import claim
+from deniable.errors import PlanError
+from deniable.plan import Plan
+
+WHY = (
+    "All of these bound the same run, each by what it knows, so the smallest may be stated. The "
+    "first three know of one step only its epsilon and delta: they are theorems about any release, "
+    "and pay for that. The last three follow the noise that is really added through all steps, and "
+    "differ in how little they throw away."
+)
+FORMULAS = (
+    "The formulas of the slides leave out constants to show how much each idea saves: what they "
+    "give is not a guarantee. What holds, at the same delta, stands beside it."
+)
+
+
+def explain_command(
+    examples: Annotated[
+        int | None, typer.Option(help="Examples in the data set [without any: the slides' plan].")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Examples that a step draws on average.")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps, in place of epochs.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="The most that may be spent.")] = None,
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="Noise over the clip norm; 0 is NOT private.")
+    ] = None,
+    delta: Annotated[
+        float, typer.Option(help="Delta of the guarantee; well below 1 / examples.")
+    ] = DELTA,
+    sampling: Annotated[
+        str,
+        typer.Option(
+            help="How batches come about: poisson, truncated-poisson, fixed-size, shuffled or "
+            "own-loader."
+        ),
+    ] = "poisson",
+    max_batch_size: Annotated[
+        int | None, typer.Option(help="The largest batch of truncated-poisson.")
+    ] = None,
+    neighbouring: Annotated[
+        str | None, typer.Option(help="add-or-remove or replace [as is usual for the sampling].")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw epsilon against steps to this .svg, .png or .pdf.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
+    ] = False,
+) -> None:
+    """Show what one plan costs under each accountant, and why they differ.
+
+    Without a plan, the one of the slides to Abadi et al., 2016: 10,000 steps at noise multiplier 4
+    on 1% of the data each, beside the figures that the slides print.
+    """
+    asked = {
+        "epochs": epochs,
+        "steps": steps,
+        "epsilon": epsilon,
+        "noise_multiplier": noise_multiplier,
+    }
+    plan = _plan(
+        examples,
+        batch_size,
+        asked,
+        delta=delta,
+        sampling=sampling,
+        max_batch_size=max_batch_size,
+        neighbouring=neighbouring,
+    )
+    found = ladder(plan.event, plan.delta)
+    of_slides = plan.event == EVENT and plan.delta == DELTA
+    if figure is not None:
+        from deniable.report.ladder import draw_ladder
+
+        draw_ladder(
+            lambda steps: plan.part(0, steps),
+            plan.steps,
+            plan.delta,
+            figure,
+            with_slides=of_slides,
+        )
+    if as_json:
+        typer.echo(json.dumps(_as_json(plan, found, of_slides), allow_nan=False))
+        return
+    console = Console()
+    _print(console, plan, found)
+    if of_slides:
+        _print_slides(console)
+    if figure is not None:
+        claim.say(console, f"Figure: {figure}")
+
+
+def _plan(
+    examples: int | None, batch_size: int | None, asked: dict[str, Any], **chosen: Any
+) -> Plan:
+    if examples is not None and batch_size is not None:
+        return Plan(examples, batch_size, **asked, **chosen)
+    if {examples, batch_size, *asked.values()} == {None}:
+        asked |= {"steps": STEPS, "noise_multiplier": NOISE}
+        return Plan(60_000, 600, **asked, **chosen)
+    raise PlanError(
+        "A plan needs --examples and --batch-size, and two of --epsilon, --noise-multiplier and "
+        "--epochs (or --steps). Without any of these, the plan of the slides is explained."
+    )
+
+
+def _print(console: Console, plan: Plan, found: tuple[Rung, ...]) -> None:
+    made = Table(
+        title=f"{plan.steps:,} steps on {plan.batch_size:,}/{plan.examples:,} of the data each, "
+        f"noise multiplier {plan.noise_multiplier:.6g}, at delta {plan.delta:g}",
+        title_justify="left",
+    )
+    made.add_column("accountant", style="bold")
+    made.add_column("epsilon", justify="right")
+    made.add_column("what it knows of the steps")
+    for rung in found:
+        made.add_row(
+            rung.accountant.name,
+            words.rounded_up(rung.epsilon),
+            rung.accountant.summary if rung.refusal is None else f"not valid here: {rung.refusal}",
+        )
+    console.print(made)
+    claim.say(console, f"{plan.sampler().in_words} Relation: {claim.RELATIONS[plan.neighbouring]}.")
+    claim.say(console, WHY)
+    if all(rung.epsilon == math.inf for rung in found):
+        claim.say(console, claim.NOT_PRIVATE)
+
+
+def _print_slides(console: Console) -> None:
+    made = Table(title="The slides of Abadi et al.", title_justify="left")
+    made.add_column("", style="bold")
+    for name in ("printed", "their formula", "gives", "at delta", "what holds"):
+        made.add_column(name, justify="left" if name == "their formula" else "right", no_wrap=True)
+    for rung in RUNGS:
+        holds = spent(EVENT, rung.given.delta, rung.accountant).epsilon
+        made.add_row(
+            rung.accountant,
+            rung.printed,
+            rung.formula,
+            f"{rung.given.epsilon:,.4g}"
+            if rung.given.epsilon < 1000
+            else f"{rung.given.epsilon:,.0f}",
+            f"{rung.given.delta:g}",
+            words.rounded_up(holds),
+        )
+    console.print()
+    console.print(made)
+    claim.say(console, FORMULAS)
+    for rung in RUNGS:
+        claim.say(console, f"{rung.accountant}: {rung.note}")
+
+
+def _as_json(plan: Plan, found: tuple[Rung, ...], of_slides: bool) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "plan": plan.to_json(),
+        "accountants": {
+            rung.accountant.name: {
+                "epsilon": _finite(rung.epsilon),
+                "valid": rung.refusal is None,
+                "says": rung.refusal or rung.accountant.summary,
+            }
+            for rung in found
+        },
+    }
+    if of_slides:
+        values["slides"] = {
+            rung.accountant: {
+                "printed": rung.printed,
+                "formula": rung.formula,
+                "epsilon": rung.given.epsilon,
+                "delta": rung.given.delta,
+                "holds": spent(EVENT, rung.given.delta, rung.accountant).epsilon,
+                "note": rung.note,
+            }
+            for rung in RUNGS
+        }
+    return values
+
+
+def _finite(epsilon: float | None) -> float | None:
+    return epsilon if epsilon is not None and math.isfinite(epsilon) else None
