@@ -28,8 +28,9 @@ def bound_parameters(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Par
         if isinstance(module, _BatchNorm) and (module.training or _trainable(module)):
             raise AttachError(
                 f"'{name}' is a {type(module).__name__}: its batch statistics mix the examples of "
-                "a batch, so no bound per example exists. Replace it with nn.GroupNorm or "
-                "nn.LayerNorm, or freeze it: eval() and requires_grad_(False)."
+                "a batch, so no bound per example exists. deniable.replace_batchnorm(model, "
+                "optimizer) puts GroupNorm in its place; or freeze it: eval() and "
+                "requires_grad_(False)."
             )
         if isinstance(module, _InstanceNorm) and module.track_running_stats:
             raise AttachError(

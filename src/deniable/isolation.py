@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_flatten
 from deniable.errors import CaptureError
 from deniable.gradients import Capture
 from deniable.gradients.layout import candidates, confined
+from deniable.gradients.probe import leave_out_dropout
 
 Loss = Callable[..., Tensor]
 TOLERANCE = 1e-8  # of float64 gradients, relative to the largest row's
@@ -73,16 +74,23 @@ def check(
     >>> check(nn.Linear(4, 2), loss, (inputs, labels)).rows
     6
     """
-    twin = _without_dropout(copy.deepcopy(model).double())
+    twin = copy.deepcopy(model).double()
+    leave_out_dropout(twin)  # one row alone would draw other numbers
     few = [_first(each, rows) for each in batch]
     n = min(rows, len(few[0]))
     if n < 2:
         raise CaptureError(f"check needs a batch of at least 2 rows, got {n}.")
     for unit in (n - 1, 0):
         _check_forward(twin, loss, few, unit, n)
-    gradients = _per_row(twin, loss, few, n, loss_reduction)
-    for unit in range(n):
-        _check_gradients(twin, loss, few, unit, n, loss_reduction, gradients)
+    capture = Capture(
+        twin, {name: each for name, each in twin.named_parameters() if each.requires_grad}
+    )
+    try:
+        gradients = _per_row(capture, loss, few, n, loss_reduction)
+        for unit in range(n):
+            _check_gradients(capture, loss, few, unit, n, loss_reduction, gradients)
+    finally:
+        capture.remove()
     count = sum(each.numel() for each in twin.parameters() if each.requires_grad)
     return Checked(n, count, _compare_with_autograd(twin, loss, few, n, gradients))
 
@@ -207,12 +215,10 @@ def _mend(module: nn.Module) -> str | None:
 
 
 def _per_row(
-    model: nn.Module, loss: Loss, batch: Sequence[Any], n: int, reduction: str
+    capture: Capture, loss: Loss, batch: Sequence[Any], n: int, reduction: str
 ) -> dict[str, Tensor]:
     """One gradient per row and parameter, `(n, *shape)`, as training would see them."""
-    trainable = {name: each for name, each in model.named_parameters() if each.requires_grad}
-    capture = Capture(model, trainable)
-    state = copy.deepcopy(model.state_dict())
+    model, state = capture.model, copy.deepcopy(capture.model.state_dict())
     try:
         capture.open(n)
         with _same_draws():
@@ -225,17 +231,17 @@ def _per_row(
             value.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             found = capture.collect(scale=n if reduction == "mean" else 1.0)
-            return {name: found.instantiate(name).clone() for name in trainable}
+            return {name: found.instantiate(name).clone() for name in capture.parameters}
     finally:
-        capture.remove()
+        capture.discard()
         model.load_state_dict(state)
 
 
 def _check_gradients(
-    model: nn.Module, loss: Loss, batch: Sequence[Any], unit: int, n: int, reduction: str,
+    capture: Capture, loss: Loss, batch: Sequence[Any], unit: int, n: int, reduction: str,
     before: dict[str, Tensor],
 ) -> None:  # fmt: skip
-    after = _per_row(model, loss, _moved(batch, unit, n), n, reduction)
+    after = _per_row(capture, loss, _moved(batch, unit, n), n, reduction)
     others = [k for k in range(n) if k != unit]
     scale = max(float(each.abs().max()) for each in before.values())
     worst = max(float((before[k][others] - after[k][others]).abs().max()) for k in before)
@@ -290,16 +296,6 @@ def _wrong(name: str, found: Tensor, expected: Tensor, n: int) -> str:
         f"{float((found - expected).norm()):.3g}, at a norm of {float(expected.norm()):.3g}. The "
         "model may treat a batch of one differently; if not, this is a bug worth reporting."
     )
-
-
-def _without_dropout(model: nn.Module) -> nn.Module:
-    """The same model, where it leaves nothing to chance: one row alone would draw otherwise."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        elif isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
-            module.dropout = 0.0
-    return model
 
 
 def _draws_random_numbers(model: nn.Module, loss: Loss, batch: Sequence[Any]) -> bool:

@@ -28,12 +28,14 @@ from deniable.gradients import fallback
 from deniable.gradients.contributions import Contribution, Several
 from deniable.gradients.eager import allow_compiled, run_as_written
 from deniable.gradients.groups import Groups
+from deniable.gradients.layout import Fold, Layout
 from deniable.gradients.mode import Watch
 from deniable.gradients.per_unit import PerUnitGradients
 from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, describe, probe
 from deniable.gradients.strategies import Chooser
 from deniable.gradients.tree import tensors_in
 from deniable.gradients.use import Derived, Function, Use
+from deniable.gradients.whose import Tracking
 
 
 class Capture:
@@ -60,6 +62,10 @@ class Capture:
         self._foreign: list[tuple[int, ...]] = []
         self._verdicts: dict[tuple[Any, ...], Verdict] = {}
         self._forwards: list[ForwardCall] = []
+        self._tracking = Tracking()
+        self._observed: ForwardCall | None = None
+        self._watched_forwards, self._due = 0, 1
+        self._task = (-1, True)
         self._rows: int | None = None
         self._mode: Watch | None = None
         self._watched: nn.Module | None = None
@@ -86,7 +92,7 @@ class Capture:
             groups: how rows make up units; None when every row is one.
         """
         self.discard()
-        self._rows, self._groups = rows, groups
+        self._rows, self._groups, self._tracking = rows, groups, Tracking()
         run_as_written(self)
 
     def discard(self) -> None:
@@ -105,14 +111,30 @@ class Capture:
         """Whether a backward pass delivered anything since `open`."""
         return self.receipts > 0
 
-    def receiving(self, use: Use) -> None:
-        """A gradient arrives for a use: it must be of the open piece."""
+    def receiving(self, use: Use) -> bool:
+        """Whether the gradient that arrives for a use is one to keep.
+
+        Raises:
+            CaptureError: it is not of the open piece, or will be differentiated itself.
+        """
+        if use.forward is self._observed:
+            return False
         if use.forward not in self._forwards:
             raise CaptureError(
                 "A backward pass ran through the graph of an earlier batch. Compute the loss and "
                 "call backward within the loop iteration that drew the batch."
             )
-        self.receipts += 1
+        if torch.is_grad_enabled():
+            raise CaptureError(
+                "A backward pass with create_graph=True ran through the model. What the loss then "
+                "owes to the parameters by way of that gradient cannot be bounded. Leave the "
+                "gradient penalty out, or compute the gradient without create_graph."
+            )
+        task = torch._C._current_graph_task_id()
+        if task != self._task[0]:
+            self._task = (task, _reaches_leaves())
+        self.receipts += self._task[1]
+        return self._task[1]
 
     def add(self, argument: Tensor, contribution: Contribution) -> None:
         """Keep what one use adds to the gradients of an argument, if that is bound."""
@@ -168,30 +190,53 @@ class Capture:
         derived, self._derived = self._derived, {}
         mode = Watch(self, forward, {**self._verdicts, **verdicts}, seen)
         active, self._mode = self._mode, mode  # so that no inner module starts another
+        watched, self._observed = self._observed, forward
         try:
             with torch.enable_grad(), mode:
                 yield
         finally:
-            self._derived, self._mode = derived, active
+            self._derived, self._mode, self._observed = derived, active, watched
 
-    def resolve(self, key: Key, forward: ForwardCall) -> Verdict:
-        """Which dimension of a call's tensors holds the units, found by running the model."""
-        if key not in self._verdicts:
-            self._verdicts.update(probe(self, forward))
-        if key not in self._verdicts:
+    def verdict(self, key: Key, forward: ForwardCall) -> Verdict | None:
+        """What is known of a call; the model is run again where that is nothing yet."""
+        if key not in self._verdicts and not forward.probed:
+            self._probe(forward)
+        return self._verdicts.get(key)
+
+    def located(self, key: Key, index: int) -> Layout | None:
+        """Where a call's tensor was found to hold its units; None where it never moved."""
+        known = self._verdicts.get(key)
+        return known.layouts[index] if known is not None else None
+
+    def located_anew(
+        self, key: Key, index: int, found: list[Layout], forward: ForwardCall
+    ) -> Layout | None:
+        """The same for a tensor that can have the layouts `found`, and not the one known."""
+        known = self.located(key, index)
+        if known is None:
+            plain = [each for each in found if each.fold is Fold.PLAIN]
+            if len(found) == 1 or key in self._verdicts:
+                return plain[0] if len(plain) == 1 else None
             raise CaptureError(
                 f"{describe(key)} did not happen again when the "
                 "model ran twice on the same batch, so its batch dimension could not be found. "
                 "Make the order of calls in forward depend on nothing but the batch's shape."
             )
-        return self._verdicts[key]
+        if not forward.probed:
+            self._probe(forward)
+        layout = self.located(key, index)
+        return layout if layout in found else None
+
+    def _probe(self, forward: ForwardCall) -> None:
+        forward.probed = True
+        self._verdicts.update(probe(self, forward))
 
     # -- forward -----------------------------------------------------------------------------
 
     def _enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._rows is None or self._mode or not (model.training and torch.is_grad_enabled()):
             return
-        forward = ForwardCall(model, args, kwargs, self._rows, self._anchor)
+        forward = ForwardCall(model, args, kwargs, self._rows, self._anchor, self._tracking)
         if forward.shapes and not forward.inputs:
             self._foreign = forward.shapes
             return
@@ -209,12 +254,28 @@ class Capture:
         return self._mode
 
     def _exit(self, module: nn.Module, _: object, outputs: object) -> None:
-        if self._mode and self._watched is module:
-            mode = self._mode
-            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-            self._mode = self._watched = None
-            if mode.forward.reordered is not None:
-                mode.order.left(outputs)
+        if self._mode is None or self._watched is not module:
+            return
+        mode = self._mode
+        mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self._mode = self._watched = None
+        if outputs is None or mode.order.recomputing:
+            return
+        if mode.order.begun:
+            mode.order.left(outputs)
+        self._look_again(mode)
+
+    def _look_again(self, mode: Watch) -> None:
+        """Run a forward of a new kind once more; and any, after 1, 4, 16, ... of them."""
+        forward = mode.forward
+        if forward.rows < 2:
+            return
+        self._watched_forwards += 1
+        due = self._watched_forwards >= self._due
+        self._due *= 4 if due else 1
+        new = any((count, *site) not in self._verdicts for site, count in mode.times.items())
+        if (due or new) and not forward.probed:
+            self._probe(forward)
 
     def expect_recomputation(self) -> None:
         """Activation checkpointing was met: watch every inner module from now on."""
@@ -283,3 +344,17 @@ class Capture:
 
 def _combine(parts: list[Contribution]) -> Contribution:
     return parts[0] if len(parts) == 1 else Several(parts)
+
+
+def _reaches_leaves() -> bool:
+    """Whether the running backward pass is one that gives parameters their gradients.
+
+    `torch.autograd.grad` and `backward(inputs=...)` do not: they stop at what was asked for.
+    """
+    node = torch._C._current_autograd_node()
+    while following := [each for each, _ in node.next_functions if each is not None]:
+        node = following[0]
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # a leaf that was asked for
+        return False

@@ -26,6 +26,8 @@ Pairs = Iterator[tuple[Any, Contribution]]
 # Elements of per-unit gradients that one chunk may form at once, beside the result itself.
 _CHUNK_ELEMENTS = 1 << 24
 
+_EMBEDDING_OPTIONS = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
+
 _TRANSPOSES = {
     torch.t, Tensor.t, Tensor.t_, Tensor.T.__get__, Tensor.mT.__get__,  # type: ignore[attr-defined]
 }  # fmt: skip
@@ -85,7 +87,7 @@ def through(
         if isinstance(contribution, Outer) and isinstance(contribution.left, Tensor):
             yield parent, Outer(contribution.right, contribution.left, parent.shape)
             return
-    if derived.function is F.embedding and (*derived.args[2:], None)[0] is None:
+    if _is_plain_lookup(derived):
         index, table = derived.args[:2]
         rows = contribution.dense().values.reshape(n, -1, table.shape[1])
         repeated = OneHot(index.flatten().expand(n, -1), table.shape[0])
@@ -128,6 +130,15 @@ def _without_speed_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop")
         yield
+
+
+def _is_plain_lookup(derived: Derived) -> bool:
+    """An embedding of constant indices (a table of positions), without any further option."""
+    if derived.function is not F.embedding or derived.kwargs:
+        return False
+    options = dict(zip(_EMBEDDING_OPTIONS, derived.args[2:], strict=False))
+    padded = options.get("padding_idx") is not None
+    return not (padded or options.get("max_norm") or options.get("scale_grad_by_freq"))
 
 
 def _is_matrix_transpose(derived: Derived) -> bool:

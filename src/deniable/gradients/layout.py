@@ -140,7 +140,6 @@ _LAYOUTS = [
     [Layout(dim, fold) for fold in (Fold.PLAIN, Fold.OUTER, Fold.INNER)] for dim in range(64)
 ]
 WHOLE = Layout(0, Fold.WHOLE)
-FIRST = _LAYOUTS[0][0]
 
 
 def candidates(tensor: Tensor, n: int, features: int = 0) -> list[Layout]:

@@ -13,15 +13,15 @@ from torch.overrides import TorchFunctionMode
 
 from deniable.errors import CaptureError
 from deniable.gradients.bags import embedding_bag
-from deniable.gradients.layout import Fold, Layout, candidates
-from deniable.gradients.moves import STARTS
+from deniable.gradients.layout import Fold, Layout, Owners, candidates
+from deniable.gradients.moves import LIKE, STARTS, plain_name
 from deniable.gradients.order import Order
 from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, describe
 from deniable.gradients.recurrent import RECURRENT
 from deniable.gradients.rules import RULES
 from deniable.gradients.tree import tensors_in
 from deniable.gradients.use import Function, Source, Use
-from deniable.gradients.whose import IN_ORDER, Lost, Met, Plain
+from deniable.gradients.whose import IN_ORDER, Lost, Met, version
 
 if TYPE_CHECKING:
     from deniable.gradients.capture import Capture
@@ -37,6 +37,20 @@ _NO_GRADIENT = {
     Tensor.grad.__get__,  # type: ignore[union-attr]
     Tensor.requires_grad.__get__,  # type: ignore[attr-defined]
 }
+
+
+# Functions that ask a second tensor for its shape, and what does the same with a shape.
+SHAPED: dict[Function, Function] = {
+    Tensor.expand_as: Tensor.expand,
+    Tensor.view_as: Tensor.view,
+    Tensor.reshape_as: Tensor.reshape,
+}
+
+# Functions that write to their first argument, element by element.
+WRITING = {
+    Tensor.__setitem__, Tensor.copy_, Tensor.add_, Tensor.__iadd__, Tensor.sub_, Tensor.__isub__,
+    Tensor.mul_, Tensor.__imul__, Tensor.div_, Tensor.__itruediv__,
+}  # fmt: skip
 
 
 class Watch(TorchFunctionMode):
@@ -63,29 +77,29 @@ class Watch(TorchFunctionMode):
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self.forward.reordered is not None:
-            self.order.settle(args, kwargs)
-        if not torch.is_grad_enabled():
-            touches = self._touches(args, kwargs)
-            if touches:
-                self.capture.expect_recomputation()
-            result = func(*args, **kwargs)
-            if touches and self.observation is not None:
-                self._observe_unrecorded(func, args, kwargs, result)
-            if self.forward.reordered is not None:
-                if touches:
-                    self.order.meets_unrecorded(args, kwargs)
-                self.order.follow(func, args, kwargs, result)
-            return result
-        if func is F.batch_norm:
+        if func is F.batch_norm and torch.is_grad_enabled():
             _refuse_batch_statistics(*args, **kwargs)
-        if not self._touches(args, kwargs):
-            result = func(*args, **kwargs)
-            if not (isinstance(result, Tensor) and result.requires_grad):
-                self._mark(func, args, kwargs, result)
-            if self.forward.reordered is not None or getattr(func, "__name__", "") in STARTS:
-                self.order.follow(func, args, kwargs, result)
-            return result
+        if self.order.begun:
+            self.order.settle(args, kwargs)
+        touches = self._touches(args, kwargs)
+        if torch.is_grad_enabled() and touches:
+            return self._with_parameters(func, types, args, kwargs)
+        if touches:
+            self.capture.expect_recomputation()
+        result = func(*args, **kwargs)
+        if touches and self.observation is not None:
+            self._observe_unrecorded(func, args, kwargs, result)
+        if touches and self.order.begun:
+            self.order.meets_unrecorded(args, kwargs)
+        if not (isinstance(result, Tensor) and result.requires_grad):
+            self._mark(func, args, kwargs, result)
+        if self.order.begun or getattr(func, "__name__", "") in STARTS:
+            self.order.follow(func, args, kwargs, result)
+        return result
+
+    def _with_parameters(
+        self, func: Function, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         if func in _NO_GRADIENT:
             return func(*args, **kwargs)
         if getattr(func, "__name__", "") == "__get__":
@@ -93,12 +107,43 @@ class Watch(TorchFunctionMode):
             result = func(*args, **kwargs)
             if not (isinstance(result, Tensor) and result.requires_grad):
                 return result
+        if (
+            func in WRITING
+            and self._touches(args, {})
+            and (func is Tensor.__setitem__ or args[0]._is_view() or not args[0].requires_grad)
+        ):
+            return self.__torch_function__(func, types, self._spread(func, args), kwargs)
+        if len(args) == 2 and (plain_name(func) in LIKE or func in SHAPED):
+            value, like = args
+            if isinstance(like, Tensor):  # only its type or shape is asked
+                asked = (like.shape,) if func in SHAPED else (like.device, like.dtype)
+                plainly: Function = SHAPED.get(func, Tensor.to)
+                return self.__torch_function__(plainly, types, (value, *asked))
         if func in OPENED:
             return OPENED[func](self, *args, **kwargs)
         if func not in RULES and _is_composite(func):
             with self:
                 return _see_through(func)(*args, **kwargs)
         return self._call(func, args, kwargs)
+
+    def _spread(self, func: Function, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of a call that writes, its parameters spread over what is written to.
+
+        So that autograd sees the write itself, whichever view of the memory is read later.
+        """
+        target, *others = args
+        written = target.detach()[others[0]] if func is Tensor.__setitem__ else target
+        if self.capture.slot(target) is None:
+            for k, each in enumerate(others):
+                if isinstance(each, Tensor) and self.capture.slot(each) is not None:
+                    others[k] = self._call(Tensor.expand, (each, *written.shape), {}, spread=True)
+        if self._touches((target, *others), {}):
+            raise CaptureError(
+                f"{func.__name__} on parameter {', '.join(self.capture.names_in(args, {}))} writes "
+                "in place, which cannot be followed back to the parameter. Build the value out of "
+                "place (torch.cat, torch.stack, torch.where)."
+            )
+        return (target, *others)
 
     def _touches(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
         slot = self.capture.slot
@@ -119,40 +164,45 @@ class Watch(TorchFunctionMode):
         written = leaves[:1] if name == "__setitem__" else []
         for leaf in (*tensors_in(result), *written):
             if not leaf.requires_grad:
-                self.forward.mark(leaf)
+                self.forward.tracking.mark(leaf)
 
-    def _call(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _call(
+        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], spread: bool = False
+    ) -> Any:
         capture, forward, n = self.capture, self.forward, self.forward.rows
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            raise CaptureError(
+                f"{', '.join(capture.names_in(args, kwargs))} met a torch.func transform (vmap, "
+                "grad) within forward, which hides the rows. Write the computation on the batch."
+            )
         if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
             capture.expect_recomputation()
         data: list[Tensor] = []
-        names: list[str] = []
-        detached = [self._detached(each, data, names) for each in args]
-        options = {name: self._detached(each, data, names) for name, each in kwargs.items()}
-        key = self._key(func, names)
+        bound: list[Tensor] = []
+        detached = [self._detached(each, data, bound) for each in args]
+        options = {name: self._detached(each, data, bound) for name, each in kwargs.items()}
+        key = self._key(func, bound)
         flowing = any(leaf.requires_grad for leaf in data)
+        versions = [(leaf, version(leaf)) for leaf in (*data, *bound)]
         with torch.set_grad_enabled(flowing):
             result = func(*detached, **options)
         outputs = list(result) if isinstance(result, (tuple, list)) else [result]
+        self._refuse_writes(key, versions, outputs)
         tensors = [leaf for leaf in outputs if isinstance(leaf, Tensor)]
-        if not any(leaf.is_floating_point() or leaf.is_complex() for leaf in tensors):
+        if not any(map(_is_continuous, tensors)):
+            self._mark(func, args, kwargs, result)
             return result
         carrying = any(forward.carries_rows(leaf) for leaf in data)
         constant = not carrying and n != 0
         met: Met | Lost | None = None
-        if forward.reordered is not None:
+        if self.order.begun:
             met = self.order.meets(func, args, data, tensors)
             if isinstance(met, Lost):
                 self.order.refuse(describe(key), met)
         if self.observation is not None:
-            seen = [*data, *tensors]
-            if met is not None:
-                seen = [forward.anchor] * len(seen)  # whose they are is known, or asked again
-            self.observation.record(key, seen, constant)
-            if constant and len(outputs) == 1:
-                result = self.observation.nudged(key, result, n)
-                outputs = [result]
-        if constant and self._is_constant(key, tensors):
+            outputs = self._observe(key, data, outputs, met, constant)
+            result = outputs[0] if isinstance(result, Tensor) else result
+        if constant and not (spread and n == 1) and self._is_constant(key, tensors):
             return capture.derive_all(result, func, args, kwargs)
         followed = met is not None or n <= 1 or not carrying
         if not (followed or any(size % n == 0 for leaf in data for size in leaf.shape)):
@@ -161,22 +211,59 @@ class Watch(TorchFunctionMode):
                 f"the batch's {n} rows: the rows were mixed before (a mean or sum over the batch?),"
                 " and a mixture cannot be bounded per row. Keep the batch dimension."
             )
-        use = Use(capture, func, args, kwargs, n, key, self.verdicts.get(key), forward)
+        use = Use(capture, func, args, kwargs, n, key, forward)
         use.outputs = len(outputs)
         use.met = met if isinstance(met, Met) else None
-        if flowing:
-            for position, output in enumerate(outputs):
-                if isinstance(output, Tensor) and output.requires_grad:
-                    output.register_hook(_receiver(use, position))  # type: ignore[no-untyped-call]
-        else:
-            result = Source.apply(forward.anchor, lambda value=result: value, use)  # type: ignore[no-untyped-call]
-            if forward.reordered is not None:
-                for output, earlier in zip(tensors_in(result), tensors, strict=True):
-                    self.order.note(output, self.order.of(earlier) or IN_ORDER)
-        written = {id(output) for output in outputs}
-        use.versions = [(leaf, leaf._version) for leaf in data if id(leaf) not in written]
+        use.versions = [(leaf, seen) for leaf, seen in versions if version(leaf) == seen]
         self.latest = use
+        joined = [self._joined(use, k, output) for k, output in enumerate(outputs)]
+        if not isinstance(result, (tuple, list)):
+            return joined[0]
+        return joined if isinstance(result, list) else type(result)(joined)
+
+    def _joined(self, use: Use, position: int, output: Any) -> Any:
+        """One output of a call, in autograd's graph and with its gradient on the way to the use."""
+        if not isinstance(output, Tensor) or not _is_continuous(output):
+            return output
+        if output.grad_fn is not None:
+            output.grad_fn.register_prehook(_receiver(use, position, output.output_nr))
+            return output
+        result = Source.apply(self.forward.anchor, lambda: output, use, position)  # type: ignore[no-untyped-call]
+        if self.order.begun:
+            self.order.note(result, self.order.of(output) or IN_ORDER)
         return result
+
+    def _refuse_writes(
+        self, key: Key, versions: list[tuple[Tensor, int]], outputs: list[Any]
+    ) -> None:
+        """A call with parameters may write to data alone, and must return what it wrote to."""
+        for leaf, seen in versions:
+            if version(leaf) == seen:
+                continue
+            returned = any(leaf is output for output in outputs)
+            if self.capture.slot(leaf) is not None or leaf._is_view() or not returned:
+                raise CaptureError(
+                    f"{describe(key)} writes to its arguments in place, which cannot be followed. "
+                    "Use the form that leaves them as they are (mul instead of mul_, no max_norm)."
+                )
+
+    def _observe(
+        self, key: Key, data: list[Tensor], outputs: list[Any], met: Met | Lost | None,
+        constant: bool,
+    ) -> list[Any]:  # fmt: skip
+        """Note what a call met in a run of the probe; the outputs that the run goes on with."""
+        assert self.observation is not None
+        tensors = [leaf for leaf in outputs if isinstance(leaf, Tensor)]
+        whose: dict[int, Owners] = {}
+        if isinstance(met, Met):
+            whose = met.data | {id(leaf): met.output for leaf in tensors if met.output.names(leaf)}
+        if not isinstance(met, Lost):
+            self.observation.record(key, [*data, *tensors], whose)
+        if constant:
+            self.observation.constants.add(key)
+        if constant and len(outputs) == 1:
+            return [self.observation.nudged(key, outputs[0])]
+        return outputs
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Use]:
         """A linear layer within an opened function, and the use that it is.
@@ -199,46 +286,43 @@ class Watch(TorchFunctionMode):
         """A call without a graph: activation checkpointing will make it again, with one."""
         assert self.observation is not None
         data: list[Tensor] = []
-        names: list[str] = []
+        bound: list[Tensor] = []
         for each in (*args, *kwargs.values()):
-            self._detached(each, data, names)
+            self._detached(each, data, bound)
         self.times, counted = self.unrecorded, self.times
-        key = self._key(func, names)
+        key = self._key(func, bound)
         self.times = counted
         if key not in self.observation.calls:
-            seen = [*data, *tensors_in(result)]
-            if not all(isinstance(self.order.known(leaf), Plain) for leaf in data):
-                seen = [self.forward.anchor] * len(seen)
-            self.observation.record(key, seen, False)
+            self.observation.record(key, [*data, *tensors_in(result)], {})
 
     def where(self, key: Key, tensor: Tensor) -> Layout | None:
         """Where the rows lie in a tensor that a call moves; None if that cannot be told."""
         if self.observation is not None:
-            self.observation.record(key, [tensor], False)
+            self.observation.record(key, [tensor], {})
             self.observation.sites.add(key)
         known = self.verdicts.get(key)
         if known is None:
             if self.observation is not None:
                 return None
-            known = self.capture.resolve(key, self.forward)
-        layout = known.layouts[0]
+            known = self.capture.verdict(key, self.forward)
+        layout = known.layouts[0] if known is not None else None
         return layout if layout is not None and layout.fits(tensor, self.forward.rows) else None
 
-    def _detached(self, value: Any, data: list[Tensor], names: list[str]) -> Any:
+    def _detached(self, value: Any, data: list[Tensor], bound: list[Tensor]) -> Any:
         """The argument without its bound parameters' gradients; what it holds is noted."""
         if isinstance(value, Tensor):
-            found = self.capture.names_of(value)
-            if not found:
+            if self.capture.slot(value) is None:
                 data.append(value)
                 return value
-            names += found
+            bound.append(value)
             return value.detach()
         if type(value) in (list, tuple):
-            return type(value)([self._detached(each, data, names) for each in value])
+            return type(value)([self._detached(each, data, bound) for each in value])
         return value
 
-    def _key(self, func: Function, names: list[str]) -> Key:
-        site = (getattr(func, "__name__", str(func)), tuple(names))
+    def _key(self, func: Function, bound: list[Tensor]) -> Key:
+        names = tuple(name for each in bound for name in self.capture.names_of(each))
+        site = (getattr(func, "__name__", str(func)), names)
         self.times[site] = self.times.get(site, -1) + 1
         return (self.times[site], *site)
 
@@ -258,7 +342,14 @@ class Watch(TorchFunctionMode):
             return True
         if self.observation is not None:
             return False
-        return self.capture.resolve(key, self.forward).constant
+        known = self.capture.verdict(key, self.forward)
+        if known is None:
+            raise CaptureError(
+                f"{describe(key)} did not happen again when the model ran twice on the same "
+                "batch, so nothing shows whether its value holds rows. Make the order of calls in "
+                "forward depend on nothing but the batch's shape."
+            )
+        return known.constant
 
 
 def _refuse_batch_statistics(
@@ -268,15 +359,25 @@ def _refuse_batch_statistics(
     if training:
         raise CaptureError(
             "Batch normalisation in training mode makes every row's gradient depend on every "
-            "other row, so no bound per row exists. Use group_norm or layer_norm."
+            "other row, so no bound per row exists. deniable.replace_batchnorm(model, optimizer) "
+            "puts GroupNorm in its place."
         )
 
 
-def _receiver(use: Use, position: int) -> Callable[[Tensor], None]:
-    def receive(grad: Tensor) -> None:
-        use.receive(position, grad)
+def _receiver(use: Use, position: int, number: int) -> Callable[[tuple[Tensor | None, ...]], None]:
+    """What takes the gradients that reach a node, after every hook of the user's on its tensors."""
+
+    def receive(grads: tuple[Tensor | None, ...]) -> None:
+        grad = grads[number]
+        if grad is not None:
+            use.receive(position, grad)
 
     return receive
+
+
+def _is_continuous(tensor: Tensor) -> bool:
+    """Whether its values can have a gradient."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _is_composite(func: Function) -> bool:

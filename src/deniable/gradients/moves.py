@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deniable.gradients.tree import tensors_in
+
 # Calls that move values and do nothing else; the arguments that hold the values.
 MOVING: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(
@@ -70,6 +72,16 @@ STARTS = {spelling for spellings in _NAMES.values() for spelling in spellings}
 def plain_name(func: Callable[..., Any]) -> str:
     """`add` for `add_`, `__add__` and `Tensor.add`."""
     return getattr(func, "__name__", str(func)).strip("_")
+
+
+def values(name: str, args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors whose values a call passes on; those that only say where are left out."""
+    if name in LIKE:
+        return tensors_in(args)[:1]
+    if name in MOVING:
+        named = [value for key, value in kwargs.items() if key not in INDICES]
+        return tensors_in([args[k] for k in MOVING[name] if k < len(args)], named)
+    return tensors_in(args, kwargs)
 
 
 def touched(name: str, args: Any, kwargs: Any) -> list[int]:

@@ -12,7 +12,7 @@ Nothing of this costs anything in a forward that moves no rows.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,6 @@ from deniable.gradients.layout import Fold, Layout, Owners, candidates
 from deniable.gradients.moves import (
     ALONG,
     INDICES,
-    LIKE,
     MATRIX,
     MOVING,
     POINTWISE,
@@ -33,10 +32,12 @@ from deniable.gradients.moves import (
     beside,
     plain_name,
     touched,
+    values,
 )
+from deniable.gradients.probe import owners_of, plain
 from deniable.gradients.rules import RULES
 from deniable.gradients.tree import tensors_in
-from deniable.gradients.whose import IN_ORDER, NOBODYS, Known, Lost, Met, alike
+from deniable.gradients.whose import IN_ORDER, NOBODYS, WRITTEN, Known, Lost, Met, alike, version
 
 if TYPE_CHECKING:
     from deniable.gradients.mode import Watch
@@ -54,50 +55,49 @@ class Order:
 
     def __init__(self, watch: Watch) -> None:
         self.watch: Watch = weakref.proxy(watch)  # a cycle would hold the batch for a while
-        self.forward = watch.forward
+        self.forward, self.tracking = watch.forward, watch.forward.tracking
+        self.of, self.note = self.tracking.noted, self.tracking.note
         self._call = (0, 0)
+        self._before: dict[int, Known] = {}
         self.recomputing = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether rows may have moved."""
+        return self.tracking.reordered is not None
 
     # -- what is known ---------------------------------------------------------------------------
 
-    def of(self, tensor: Tensor) -> Known | None:
-        """What is known of a tensor in this forward."""
-        mark, known = getattr(tensor, "_deniable_order", (None, None))
-        return known if mark is self.forward.inputs else None
-
     def known(self, leaf: Tensor) -> Known:
-        """The same for any tensor: in order before rows moved, lost after a call nobody saw."""
+        """Whose a tensor is: in order before rows moved, lost after a call nobody saw."""
         known = self.of(leaf)
         if known is not None:
             return known
-        born = -1 if leaf.grad_fn is None else leaf.grad_fn._sequence_nr()
-        since = self.forward.reordered
+        if leaf.grad_fn is None:
+            seen = self.tracking.marked(leaf)
+            seen = self.forward.inputs.get(id(leaf)) if seen is None else seen
+            return IN_ORDER if seen is None or seen == version(leaf) else WRITTEN
+        born, since = leaf.grad_fn._sequence_nr(), self.tracking.reordered
         return IN_ORDER if since is None or born <= since else Lost("a function of your own")
 
     def settle(self, args: Any, kwargs: Any) -> None:
-        """Before a call that may write to its arguments: note what is known of them."""
-        for k, leaf in enumerate(tensors_in(args, kwargs)):
-            written = k == 0 and not leaf.requires_grad
-            if self.of(leaf) is None and (written or leaf.grad_fn is not None):
-                self.note(leaf, self.known(leaf))
+        """Before a call, which may write to its arguments: what is known of them."""
+        self._before = {id(leaf): self.known(leaf) for leaf in tensors_in(args, kwargs)}
+
+    def _met(self, leaf: Tensor) -> Known:
+        """Whose an argument of the present call was when the call began."""
+        known = self._before.get(id(leaf))
+        return self.known(leaf) if known is None else known
 
     def _carries(self, tensor: Tensor) -> bool:
         return self.of(tensor) is not NOBODYS and self.forward.carries_rows(tensor)
-
-    def note(self, tensor: Tensor, known: Known) -> None:
-        """Keep what is known of a tensor."""
-        tensor._deniable_order = (self.forward.inputs, known)  # type: ignore[attr-defined]
 
     def note_packed(self, packed: PackedSequence) -> None:
         """A batch that was packed before the model met it."""
         if self.forward.rows == 1:
             return
-        sizes = packed.batch_sizes.tolist()
-        columns = torch.cat([torch.arange(size) for size in sizes]).to(packed.data.device)
-        if packed.sorted_indices is not None:
-            columns = packed.sorted_indices[columns]
         self._begin()
-        self.note(packed.data, Owners(0, Fold.OWNED, columns))
+        self.note(packed.data, Owners(0, Fold.OWNED, owners_of(packed)))
 
     # -- calls without parameters ----------------------------------------------------------------
 
@@ -110,35 +110,37 @@ class Order:
             kwargs = dict(kwargs)
             args = (kwargs.pop("input"), *args)
         self._call = (self._call[0] + 1, 0)
-        results = tensors_in(result) or (tensors_in(args[:1]) if name == "setitem" else [])
-        if self.forward.reordered is None and not self._starts(name, args, kwargs):
+        if not self.begun and not self._starts(name, args, kwargs):
             return
-        data = [leaf for leaf in tensors_in(args, kwargs) if leaf.ndim]
-        if name in LIKE:
-            data = data[:1]
-        known = [self.known(leaf) for leaf in data]
-        lost = next((each for each in known if isinstance(each, Lost)), None)
-        if lost is not None:
-            found: Iterable[Known] = [lost] * len(results)
-        elif name in MOVING and (
-            any(isinstance(each, Owners) for each in known) or self._reorders(name, args, kwargs)
-        ):
-            in_order = all(each.in_order for each in known if isinstance(each, Owners))
-            stays = in_order and not self._reorders(name, args, kwargs)
-            unknown = IN_ORDER if stays else Lost(name)
-            found = self._moved(name, func, args, kwargs) or [unknown] * len(results)
-        elif name in ("sort", "argsort") and data and data[0].ndim == 1:
-            index = results[-1]
-            found = [self._collapsed(index)] * len(results)
-        elif any(isinstance(each, Owners) for each in known):
-            found = self._kept(name, args, kwargs, data, results)
-        elif all(each is NOBODYS for each in known):
-            found = [NOBODYS] * len(results)
-        else:
-            found = [IN_ORDER] * len(results)
-        for each, whose in zip_longest(results, list(found)[: len(results)]):
+        results = tensors_in(result) or (tensors_in(args[:1]) if name == "setitem" else [])
+        found = self._whose(name, func, args, kwargs, results)
+        for each, whose in zip_longest(results, found[: len(results)]):
             fits = not isinstance(whose, Owners) or whose.names(each)
             self.note(each, NOBODYS if not each.ndim else whose if whose and fits else Lost(name))
+
+    def _whose(
+        self, name: str, func: Any, args: Any, kwargs: Any, results: list[Tensor]
+    ) -> list[Known]:
+        data = [leaf for leaf in values(name, args, kwargs) if leaf.ndim]
+        known = [self._met(leaf) for leaf in data]
+        owned = [each for each in known if isinstance(each, Owners)]
+        lost = next((each for each in known if isinstance(each, Lost)), None)
+        if lost is not None:
+            return [lost] * len(results)
+        reorders = self._reorders(name, args, kwargs)
+        if name in MOVING and (owned or reorders):
+            stays = not reorders and all(each.in_order for each in owned)
+            unknown: Known = IN_ORDER if stays else Lost(name)
+            return self._moved(name, func, args, kwargs) or [unknown] * len(results)
+        if name in ("sort", "argsort") and data and data[0].ndim == 1:
+            places = results[-1]  # they say where, as every index does, and are data of nobody
+            rows = owned[0].rows[places] if owned else places
+            ordered: list[Known] = [Owners.found(0, rows, self.forward.rows)]
+            return ordered * (len(results) - 1) + [NOBODYS]
+        if owned:
+            return self._kept(name, args, kwargs, data, results)
+        everything = NOBODYS if all(each is NOBODYS for each in known) else IN_ORDER
+        return [everything] * len(results)
 
     def _starts(self, name: str, args: Any, kwargs: Any) -> bool:
         """Whether this call is the first of the forward that moves rows."""
@@ -154,12 +156,10 @@ class Order:
         """Whether a call may bring rows into another order, or leave some out."""
         if name == "pack_padded_sequence":
             return True
-        return name in REORDERING and any(
-            isinstance(args[k], Tensor)
-            and self._carries(args[k])
+        return (
+            name in REORDERING
+            and any(map(self._carries, values(name, args, kwargs)))
             and self._touches_rows(name, args, kwargs)
-            for k in MOVING[name]
-            if k < len(args)
         )
 
     def _touches_rows(self, name: str, args: Any, kwargs: Any) -> bool:
@@ -171,10 +171,11 @@ class Order:
         )
 
     def _begin(self) -> None:
-        if self.forward.reordered is None:
-            marker = torch.zeros((), requires_grad=True).clone()
+        if not self.begun:
+            with torch.enable_grad():
+                marker = torch.zeros((), requires_grad=True).clone()
             assert marker.grad_fn is not None
-            self.forward.reordered = marker.grad_fn._sequence_nr()
+            self.tracking.reordered = marker.grad_fn._sequence_nr()
 
     def _moved(self, name: str, func: Any, args: Any, kwargs: Any) -> list[Known] | None:
         """Run the call once more, on owners; None where that cannot be done."""
@@ -214,7 +215,7 @@ class Order:
             return [self._shadows(each, name) for each in value]
         if not isinstance(value, Tensor):
             return -1
-        known = self.of(value)
+        known = self._met(value)
         if not isinstance(known, Owners):
             if not self._carries(value):
                 return torch.full(value.shape, -1, device=value.device)
@@ -230,9 +231,10 @@ class Order:
         Where shapes leave it open, the model is run again: see `probe.py`.
         """
         found = candidates(tensor, self.forward.rows)
-        plain = [each for each in found if each.fold is Fold.PLAIN]
-        if plain and (len(found) == 1 or id(tensor) in self.forward.inputs):
-            return plain[0]
+        if len(found) == 1 and found[0].fold is Fold.PLAIN:
+            return found[0]
+        if id(tensor) in self.forward.inputs and plain(tensor, self.forward.rows):
+            return plain(tensor, self.forward.rows)[0]
         self._call = (self._call[0], self._call[1] + 1)
         key = (self._call, f"{name} on rows", ())
         layout = self.watch.where(key, tensor) if found and not self.recomputing else None
@@ -260,7 +262,7 @@ class Order:
         self, name: str, args: Any, kwargs: Any, data: list[Tensor], results: list[Tensor]
     ) -> list[Known]:
         """Whose the results of a call are that does not move its values."""
-        owned = [(leaf, self.of(leaf)) for leaf in data]
+        owned = [(leaf, self._met(leaf)) for leaf in data]
         strangers = any(
             not isinstance(known, Owners) and self._carries(leaf) and leaf.ndim
             for leaf, known in owned

@@ -1,34 +1,43 @@
-"""Finding the batch dimension of a call's tensors where their shapes leave it open.
+"""Running a forward again, to see where the rows lie and that they stay apart.
 
-Shapes alone cannot tell `(T, n)` from `(n, T)` when `T == n`, nor `(n * T)` from `(T * n)`. The
-probe runs the model again on the same batch, and once more with one row replaced, and looks which
-positions moved. It is needed once per kind of call, and only where shapes are ambiguous.
+The first forward of each kind is run again on the same batch, some of its rows replaced by others,
+in as many ways as it takes for each row to be replaced where any other one stays. What a call with
+parameters met, and what the model returned, may then differ in the replaced rows alone. Whatever
+lets rows meet (batch statistics, attention across the batch, a shift of rows) is found so, wherever
+in the model it is, and whether or not this library knows the function that did it.
 
-A constant with an extent of `n` (a class token expanded over the batch, or a table of positions
-that happens to have `n` rows) does not move with the data. There the probe moves one index of the
-constant itself, and looks whether anything beyond that row of the batch follows.
+The same runs say which dimension of a call's tensors holds the rows, where shapes leave it open:
+`(T, n)` or `(n, T)` when `T == n`, `(n * T)` or `(T * n)` always. A constant with an extent of `n`
+(a class token expanded over the batch, or a table of positions that happens to have `n` rows) does
+not move with the data. There the probe moves one index of the constant itself, and looks whether
+anything beyond that row of the batch follows.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import combinations, islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
 from deniable.errors import CaptureError
-from deniable.gradients.layout import Fold, Layout, candidates, confined
+from deniable.gradients.layout import WHOLE, Fold, Layout, Owners, candidates
+from deniable.gradients.trace import Trace
 from deniable.gradients.tree import tensors_in
+from deniable.gradients.whose import Lost, Tracking, version
 
 if TYPE_CHECKING:
     from deniable.gradients.capture import Capture
 
 Key = tuple[Any, ...]
+OUTPUT: Key = ("output",)
 
 
 def describe(key: Key) -> str:
@@ -41,10 +50,13 @@ class ForwardCall:
 
     Attributes:
         rows: how many units the piece holds.
-        shapes: of every tensor among the arguments.
-        inputs: the arguments that hold the rows, by identity.
         anchor: a leaf that joins calls on plain data to autograd's graph.
-        reordered: since when rows may have moved, in autograd's count; see `order.py`.
+        tracking: what is known of the tensors of the piece.
+        shapes: of every tensor among the arguments.
+        inputs: the arguments that hold the rows, by identity, and their versions.
+        packed: those of them that are packed sequences.
+        random: the state of torch's generator when the forward began.
+        probed: whether the forward was run again.
     """
 
     def __init__(
@@ -54,10 +66,11 @@ class ForwardCall:
         kwargs: dict[str, Any],
         rows: int,
         anchor: Tensor,
+        tracking: Tracking,
     ) -> None:
         self.model, self.args, self.kwargs, self.rows = model, args, kwargs, rows
-        self.anchor = anchor
-        self.reordered: int | None = None
+        self.anchor, self.tracking = anchor, tracking
+        self.random, self.probed = torch.get_rng_state(), False
         self.packed = [
             each
             for each in (*args, *kwargs.values())
@@ -65,20 +78,17 @@ class ForwardCall:
         ]
         leaves = tensors_in(args, kwargs)
         self.shapes = [tuple(leaf.shape) for leaf in leaves if leaf.ndim]
-        self.inputs = {id(leaf) for leaf in leaves if rows == 0 or candidates(leaf, rows)}
-        self.inputs.update(id(each.data) for each in self.packed)
+        holding = [leaf for leaf in leaves if rows == 0 or candidates(leaf, rows)]
+        holding += [each.data for each in self.packed]
+        self.inputs = {id(leaf): version(leaf) for leaf in holding}
 
     def carries_rows(self, tensor: Tensor) -> bool:
         """Whether a tensor was computed from the batch's rows."""
         return (
             tensor.requires_grad
             or id(tensor) in self.inputs
-            or getattr(tensor, "_deniable_rows", None) is self.inputs
+            or self.tracking.marked(tensor) is not None
         )
-
-    def mark(self, tensor: Tensor) -> None:
-        """Note that a tensor without gradient was computed from the batch's rows."""
-        tensor._deniable_rows = self.inputs  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -95,26 +105,29 @@ class Verdict:
 
 @dataclass
 class Observation:
-    """The tensors that each call of one run met: data first, then outputs."""
+    """What each call of one run met: data first, then outputs; and what the model returned."""
 
-    calls: dict[Key, list[Tensor]] = field(default_factory=dict)
+    rows: int
+    exact: bool
+    calls: dict[Key, list[Trace]] = field(default_factory=dict)
     constants: set[Key] = field(default_factory=set)
     sites: set[Key] = field(default_factory=set)
-    outputs: list[Tensor] = field(default_factory=list)
+    reordered: bool = False
+    random: Tensor = field(default_factory=lambda: torch.empty(0))
     nudge: tuple[Key, int] | None = None
 
-    def record(self, key: Key, tensors: list[Tensor], constant: bool) -> None:
-        """Keep copies: later in-place operations must not change what was seen."""
-        self.calls[key] = [tensor.detach().clone() for tensor in tensors]
-        if constant:
-            self.constants.add(key)
+    def record(self, key: Key, tensors: list[Tensor], whose: dict[int, Owners]) -> None:
+        """Note what a call met; `whose` holds by identity what is known of moved rows."""
+        self.calls[key] = [
+            Trace.of(each, self.rows, whose.get(id(each)), self.exact) for each in tensors
+        ]
 
-    def nudged(self, key: Key, tensor: Tensor, rows: int) -> Tensor:
+    def nudged(self, key: Key, tensor: Tensor) -> Tensor:
         """The output of a constant call, with the index under test moved."""
         if self.nudge is None or self.nudge[0] != key:
             return tensor
         unit, moved = self.nudge[1], tensor.detach().clone()
-        for layout in candidates(moved, rows):
+        for layout in candidates(moved, self.rows):
             if layout.fold is Fold.PLAIN:
                 moved.select(layout.dim, unit).add_(1.0)
                 break
@@ -125,168 +138,263 @@ def probe(capture: Capture, forward: ForwardCall) -> dict[Key, Verdict]:
     """A verdict for every call in a forward.
 
     Raises:
-        CaptureError: one row's values depend on another row, or nothing moved.
+        CaptureError: one row's values depend on another row.
     """
-    unit = forward.rows // 2
-    verdicts: dict[Key, Verdict] = {}
+    if not forward.packed and not any(
+        plain(leaf, forward.rows) for leaf in tensors_in(forward.args, forward.kwargs)
+    ):
+        raise CaptureError(
+            f"None of the model's arguments is a tensor with one dimension of {forward.rows}, the "
+            "rows that were drawn. Give the model tensors (or lists, tuples and dictionaries of "
+            "them) that hold one index a row."
+        )
+    runs = Runs(capture, forward)
     while True:
-        base = _observe(capture, forward, forward.args, forward.kwargs, verdicts)
-        layouts = _layouts(capture, forward, base, unit, verdicts)
-        # A row can be dead (all its units inactive): what did not move with one may with another.
-        other = _layouts(capture, forward, base, forward.rows - 1, verdicts)
-        layouts = {
-            key: tuple(a or b for a, b in zip(each, other.get(key, each), strict=True))
-            for key, each in layouts.items()
-        }
-        found = {key: Verdict(False, each) for key, each in layouts.items()}
-        sites = {key: found[key] for key in base.sites if key in found and key not in verdicts}
-        if sites:
-            verdicts |= sites
+        base = runs.observe()
+        if base.reordered and runs.exact:
+            runs.exact = False
             continue
-        constants = [key for key in base.constants if key in found and key not in verdicts]
+        layouts = _layouts(runs, base)
+        found = {key: Verdict(False, each) for key, each in layouts.items()}
+        sites = {key: found[key] for key in base.sites if key not in runs.verdicts}
+        if sites:
+            runs.verdicts |= sites
+            continue
+        constants = [key for key in base.constants if key not in runs.verdicts]
         for key in constants:
-            layout = _nudged_layout(capture, forward, base, key, unit, found, verdicts)
+            layout = _nudged_layout(runs, base, key, found)
             found[key] = Verdict(layout is None, (*[layout] * len(base.calls[key]),))
         if not any(found[key].constant for key in constants):
-            return {**found, **verdicts}
-        verdicts |= {key: found[key] for key in constants if found[key].constant}
+            return {**found, **runs.verdicts}
+        runs.verdicts |= {key: found[key] for key in constants if found[key].constant}
 
 
-def _layouts(
-    capture: Capture, forward: ForwardCall, base: Observation, unit: int,
-    verdicts: dict[Key, Verdict],
-) -> dict[Key, tuple[Layout | None, ...]]:  # fmt: skip
-    """The layout of every tensor that moves with one unit."""
-    try:
-        moved = _observe(capture, forward, *_with_one_row_moved(forward, unit), verdicts)
-    except CaptureError:
-        raise
-    except (RuntimeError, ValueError, IndexError):
-        # Lengths of sorted sequences, say: one number a row may be bound to the others.
-        spared = _with_one_row_moved(forward, unit, spare_numbers=True)
-        moved = _observe(capture, forward, *spared, verdicts)
+def _layouts(runs: Runs, base: Observation) -> dict[Key, tuple[Layout | None, ...]]:
+    """The layout of every tensor that moves with its units; None where it never moved."""
+    apart: dict[tuple[Key, int], list[Layout]] = {}
+    for units in separating(runs.forward.rows):
+        other = runs.observe(units)
+        for site, before, after in _in_both(base, other):
+            if not before.comparable(after) or not before.moved(after):
+                continue
+            confined = before.confined(after, units)
+            apart[site] = [each for each in confined if each in apart.get(site, confined)]
+            if not apart[site]:
+                if runs.exact and not runs.repeat(base, other):
+                    runs.exact = False
+                    return _layouts(runs, runs.observe())
+                raise _mixed(site[0])
     return {
-        key: tuple(
-            _layout(before, after, unit, forward.rows, key)
-            for before, after in zip(tensors, moved.calls[key], strict=True)
-        )
-        for key, tensors in base.calls.items()
-        if key in moved.calls
+        key: tuple(next(iter(apart.get((key, k), [])), None) for k in range(len(traces)))
+        for key, traces in base.calls.items()
     }
 
 
-def _changed(before: Tensor, after: Tensor) -> Tensor:
-    """The mask of positions that differ; NaN in both is no difference."""
-    return (before != after) & ~((before != before) & (after != after))
+def _in_both(
+    base: Observation, other: Observation
+) -> Iterator[tuple[tuple[Key, int], Trace, Trace]]:
+    """Every tensor that two runs met."""
+    for key, traces in base.calls.items():
+        for k, (before, after) in enumerate(zip(traces, other.calls.get(key, []), strict=False)):
+            yield (key, k), before, after
 
 
-def _layout(before: Tensor, after: Tensor, unit: int, n: int, key: Key) -> Layout | None:
-    """The layout that confines what moved to one unit; None where nothing moved."""
-    if before.shape != after.shape:
-        return None
-    changed = _changed(before, after)
-    if not bool(changed.any()):
-        return None
-    for layout in candidates(before, n):
-        if confined(changed, layout, unit, n):
-            return layout
-    raise CaptureError(
-        f"{describe(key)} met values of one row that depend on another row of the batch, "
-        "so no bound per row exists. Look for batch statistics, attention or "
-        "sums across the batch before this call."
+def _mixed(key: Key) -> CaptureError:
+    met = "The model's output holds" if key is OUTPUT else f"{describe(key)} met"
+    return CaptureError(
+        f"{met} values of one row that depend on another row of the batch, so no bound per row "
+        "exists. Look for batch statistics, attention or sums across the batch, or rows that "
+        "change places before this call; deniable.check names the module."
     )
 
 
 def _nudged_layout(
-    capture: Capture, forward: ForwardCall, base: Observation, key: Key, unit: int,
-    found: dict[Key, Verdict], verdicts: dict[Key, Verdict],
-) -> Layout | None:  # fmt: skip
+    runs: Runs, base: Observation, key: Key, found: dict[Key, Verdict]
+) -> Layout | None:
     """The layout of a constant's output, if its indices belong to the rows of the batch."""
-    plain = [each for each in candidates(base.calls[key][-1], forward.rows)
-             if each.fold is Fold.PLAIN]  # fmt: skip
-    if not plain:
+    places = [each for each, _ in base.calls[key][-1].sums if each.fold is Fold.PLAIN]
+    if not places:
         return None
-    nudged = _observe(capture, forward, forward.args, forward.kwargs, verdicts, nudge=(key, unit))
+    n = runs.forward.rows
+    nudged = runs.observe(nudge=(key, n // 2))
     followed = False
-    for other, tensors in base.calls.items():
-        if other == key or found[other].constant or other in base.constants:
+    for (other, k), before, after in _in_both(base, nudged):
+        layout = found[other].layouts[k]
+        if other == key or other in base.constants or found[other].constant or layout is None:
             continue
-        for before, after, layout in zip(
-            tensors, nudged.calls[other], found[other].layouts, strict=True
-        ):
-            changed = _changed(before, after)
-            if layout is None or not bool(changed.any()):
-                continue
-            if not confined(changed, layout, unit, forward.rows):
-                return None
-            followed = True
-    for before, after in zip(base.outputs, nudged.outputs, strict=True):
-        changed = _changed(before, after)
-        if not bool(changed.any()) or not candidates(before, forward.rows):
+        if not before.moved(after):
             continue
-        if not any(confined(changed, each, unit, forward.rows)
-                   for each in candidates(before, forward.rows)):  # fmt: skip
+        if layout not in before.confined(after, torch.arange(n) == n // 2):
             return None
         followed = True
-    return plain[0] if followed else None
+    return places[0] if followed else None
 
 
-def _observe(
-    capture: Capture, forward: ForwardCall, args: Any, kwargs: Any,
-    verdicts: dict[Key, Verdict], nudge: tuple[Key, int] | None = None,
-) -> Observation:  # fmt: skip
-    """Run the model's forward once, leaving its buffers and the random state as they were."""
-    seen = Observation(nudge=nudge)
-    call = ForwardCall(forward.model, args, kwargs, forward.rows, forward.anchor)
-    with _undisturbed(forward.model), capture.observing(call, seen, verdicts):
-        result = forward.model.forward(*args, **kwargs)
-    seen.outputs = [
-        leaf.detach().clone() for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)
-    ]
-    return seen
+class Runs:
+    """Runs of one forward, each compared with the first.
+
+    Args:
+        capture: watches them.
+        forward: what is repeated.
+
+    Attributes:
+        verdicts: what is known already.
+        exact: whether another bit is a difference; not where rows change their places, say.
+    """
+
+    def __init__(self, capture: Capture, forward: ForwardCall) -> None:
+        self.capture, self.forward = capture, forward
+        self.verdicts: dict[Key, Verdict] = {}
+        self.exact = True
+
+    def observe(
+        self, replaced: Tensor | None = None, nudge: tuple[Key, int] | None = None
+    ) -> Observation:
+        """Run the model's forward once more, leaving everything else as it was.
+
+        Args:
+            replaced: the mask of rows to replace by others; None: none are.
+            nudge: a constant call and the index of its output to move.
+
+        Raises:
+            CaptureError: the model cannot be run on such a batch.
+        """
+        try:
+            return self._run(_replaced(self.forward, replaced), nudge)
+        except CaptureError:
+            raise
+        except (RuntimeError, ValueError, IndexError):
+            # Lengths of sorted sequences, say: one number a row may be bound to the others.
+            return self._run(_replaced(self.forward, replaced, spare_numbers=True), nudge)
+
+    def repeat(self, base: Observation, other: Observation) -> bool:
+        """Whether runs drew the same random numbers, and one on the same batch differs in nothing.
+
+        Where they do not, dropout is left out, and values may differ by rounding.
+        """
+        if not torch.equal(base.random, other.random):
+            return False
+        return not any(
+            before.comparable(after) and before.moved(after)
+            for _, before, after in _in_both(base, self.observe())
+        )
+
+    def _run(self, arguments: tuple[Any, Any], nudge: tuple[Key, int] | None) -> Observation:
+        (args, kwargs), forward = arguments, self.forward
+        seen = Observation(forward.rows, self.exact, nudge=nudge)
+        call = ForwardCall(forward.model, args, kwargs, forward.rows, forward.anchor, Tracking())
+        with _undisturbed(forward, self.exact), self.capture.observing(call, seen, self.verdicts):
+            result = forward.model.forward(*args, **kwargs)
+            seen.random = torch.get_rng_state()
+        seen.reordered = call.tracking.reordered is not None
+        seen.calls[OUTPUT] = []
+        for leaf in tensors_in(result):
+            whose = call.tracking.noted(leaf)
+            if leaf.requires_grad and leaf.ndim and not isinstance(whose, Lost):
+                known = whose if isinstance(whose, Owners) else None
+                trace = Trace.of(leaf, forward.rows, known, self.exact)
+                if trace.sums[0][0] is not WHOLE:
+                    seen.calls[OUTPUT].append(trace)
+        return seen
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-    with torch.no_grad():
-        for buffer, value in buffers:
-            buffer.copy_(value)
+def _undisturbed(forward: ForwardCall, dropout: bool) -> Iterator[None]:
+    """Buffers, attributes and random numbers are afterwards what they were."""
+    modules = [(each, dict(vars(each)), dict(each._buffers)) for each in forward.model.modules()]
+    values = [(each, version(each), each.detach().clone()) for each in forward.model.buffers()]
+    devices = {each.device for each in forward.model.parameters() if each.is_cuda}
+    try:
+        with torch.random.fork_rng([*devices]):
+            torch.manual_seed(0)
+            torch.set_rng_state(forward.random)
+            if not dropout:
+                leave_out_dropout(forward.model)
+            yield
+    finally:
+        for module, attributes, buffers in modules:
+            for name in [name for name in vars(module) if name not in attributes]:
+                del vars(module)[name]
+            vars(module).update(attributes)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+        with torch.no_grad():
+            for buffer, seen, value in values:
+                if version(buffer) != seen:
+                    buffer.copy_(value)
 
 
-def _with_one_row_moved(
-    forward: ForwardCall, unit: int, spare_numbers: bool = False
+def leave_out_dropout(model: nn.Module) -> None:
+    """Set every layer's dropout to 0."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        elif isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
+            module.dropout = 0.0
+
+
+def separating(n: int) -> Iterator[Tensor]:
+    """Masks of shape `(n,)` such that for any two rows one mask holds the first and not the second.
+
+    Row `i` lies in the masks that the `i`-th set of a Sperner family names (Sperner, 1928): no set
+    holds another, and of `m` masks half are chosen, so about `log2(n) + 2` of them are enough.
+    """
+    count = next(m for m in range(2, n + 2) if math.comb(m, m // 2) >= n)
+    names = [*islice(combinations(range(count), count // 2), n)]
+    for mask in range(count):
+        yield torch.tensor([mask in each for each in names])
+
+
+def _replaced(
+    forward: ForwardCall, units: Tensor | None, spare_numbers: bool = False
 ) -> tuple[Any, Any]:
-    """The same arguments, with one row of every batched tensor replaced.
+    """Copies of the arguments, some rows replaced by others.
 
     Args:
         forward: the call to change.
-        unit: the row.
+        units: the mask of the rows to replace; None for none.
         spare_numbers: leave integers alone of which a row has only one.
     """
     n = forward.rows
+    source = torch.arange(n)
+    if units is not None:
+        others = source[~units]
+        source[units] = others[torch.arange(n - len(others)) % len(others)]
 
-    def move(leaf: Any) -> Any:
+    def replace(leaf: Any) -> Any:
+        if units is not None and any(leaf is each for each in forward.packed):
+            return _replaced_steps(leaf, units)
         if not isinstance(leaf, Tensor):
             return leaf
-        plain = [each for each in candidates(leaf, n) if each.fold is Fold.PLAIN]
-        if not plain or (spare_numbers and leaf.ndim == 1 and not leaf.is_floating_point()):
-            return leaf
-        moved = leaf.detach().clone()
-        rows = moved.movedim(plain[0].dim, 0)
-        if leaf.is_floating_point():
-            spread = 1 + rows[unit].abs().mean()
-            rows[unit] = rows[unit] + spread * torch.rand_like(rows[unit])
-        else:
-            others = [k for k in range(n) if not torch.equal(rows[k], rows[unit])]
-            if others:
-                differing = [(rows[k] != rows[unit]).sum() for k in others[:64]]
-                rows[unit] = rows[others[int(torch.stack(differing).argmax())]]
-        return moved
+        places = plain(leaf, n)
+        if not places or (spare_numbers and leaf.ndim == 1 and not leaf.is_floating_point()):
+            return leaf.detach().clone().requires_grad_(leaf.requires_grad)
+        rows = leaf.detach().index_select(places[0].dim, source.to(leaf.device))
+        return rows.requires_grad_(leaf.requires_grad)
 
-    with torch.random.fork_rng():
-        moved: tuple[Any, Any] = tree_map(move, (forward.args, forward.kwargs))
-    return moved
+    replaced: tuple[Any, Any] = tree_map(replace, (forward.args, forward.kwargs))
+    return replaced
+
+
+def _replaced_steps(packed: PackedSequence, units: Tensor) -> PackedSequence:
+    """The steps of these units in another order."""
+    moved = packed.data.detach().clone()
+    theirs = units.to(moved.device)[owners_of(packed)]
+    moved[theirs] = moved[theirs].roll(1, 0)
+    return packed._replace(data=moved)
+
+
+def owners_of(packed: PackedSequence) -> Tensor:
+    """Whose each step of packed sequences is."""
+    columns = torch.cat([torch.arange(size) for size in packed.batch_sizes.tolist()])
+    columns = columns.to(packed.data.device)
+    return columns if packed.sorted_indices is None else packed.sorted_indices[columns]
+
+
+def plain(tensor: Tensor, n: int) -> list[Layout]:
+    """The dimensions that may hold one index a row, the likeliest first.
+
+    A batch is laid out row by row, so transposed rows are found along the largest stride.
+    """
+    found = [each for each in candidates(tensor, n) if each.fold is Fold.PLAIN]
+    return sorted(found, key=lambda each: -tensor.stride(each.dim))

@@ -325,7 +325,7 @@ def _layers(
     weights = _weights(stack.params, stack.has_biases, projected)
     directions = 2 if stack.bidirectional else 1
     backwards, ends, real = _reversal(x, lengths)
-    moved = watch.forward.reordered is not None
+    moved = watch.order.begun
     whose = watch.order.known(x) if moved else None
     if whose is not None:
         watch.order.agree("A recurrent layer", whose, initial)
@@ -338,7 +338,7 @@ def _layers(
             k = depth * directions + direction
             source = backwards(x) if direction else x
             if watch.forward.carries_rows(x) and not source.requires_grad:
-                watch.forward.mark(source)
+                watch.forward.tracking.mark(source)
             if whose is not None:
                 watch.order.note(source, whose)
             hx = [each[k] for each in initial]

@@ -120,7 +120,7 @@ def mul(use: Use, grad: Tensor, input: Any, other: Any) -> Pairs:
             yield operand, Dense(_broadcast_gradient(use, accurate(grad) * factor, operand))
 
 
-@explains(Tensor.expand, Tensor.expand_as, torch.broadcast_to, Tensor.broadcast_to)
+@explains(Tensor.expand, torch.broadcast_to, Tensor.broadcast_to)
 def expand(use: Use, grad: Tensor, input: Tensor, *shape: Any, **options: Any) -> Pairs:
     """A parameter repeated for every unit (class tokens, position tables)."""
     yield input, Dense(_broadcast_gradient(use, grad, input))

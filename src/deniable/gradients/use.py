@@ -14,8 +14,8 @@ from torch import Tensor
 from deniable.errors import CaptureError
 from deniable.gradients import fallback
 from deniable.gradients.contributions import Contribution, exactly
-from deniable.gradients.layout import FIRST, WHOLE, Fold, Layout, candidates
-from deniable.gradients.probe import ForwardCall, Key, Verdict
+from deniable.gradients.layout import WHOLE, Layout, candidates
+from deniable.gradients.probe import ForwardCall, Key, describe
 from deniable.gradients.rules import RULES
 from deniable.gradients.tree import tensors_in
 
@@ -46,6 +46,8 @@ class Use:
         n: units in the batch.
         twin: a linear layer whose input has the same leading dimensions as this one's.
         outputs: how many outputs the call has.
+        position: of the output whose gradient is dealt with.
+        spent: whether a backward pass has used up what the call met.
         met: whose the data are, where the model moved rows.
     """
 
@@ -55,23 +57,32 @@ class Use:
     kwargs: dict[str, Any]
     n: int
     key: Key
-    verdict: Verdict | None
     forward: ForwardCall
     twin: Use | None = None
     outputs: int = 1
+    position: int = 0
+    spent: bool = False
     met: Met | None = None
     versions: list[tuple[Tensor, int]] = field(default_factory=list)
 
     def receive(self, position: int, grad: Tensor) -> None:
         """Take the gradient of one output: what a per-unit rule makes of it goes to the capture."""
-        self.capture.receiving(self)
+        if not self.capture.receiving(self):
+            return
+        self.position = position
+        if self.spent:
+            raise CaptureError(
+                f"A second backward pass ran through {describe(self.key)}. Pass retain_graph=True "
+                "to the first one."
+            )
         if self.n:
             self._unchanged()
             with torch.no_grad(), exactly(grad.device):
                 for argument, contribution in self._contributions(position, grad):
                     self.capture.add(argument, contribution)
-        if not torch._C._autograd._get_current_graph_task_keep_graph():
+        if self.outputs == 1 and not torch._C._autograd._get_current_graph_task_keep_graph():
             self.args, self.kwargs, self.versions = (), {}, []  # let the activations go
+            self.spent = True
 
     def beside(self, input: Tensor, *parameters: Tensor | None) -> Callable[[Tensor], None]:
         """Note a linear layer that an opened function computed by itself, on data laid out alike.
@@ -80,7 +91,7 @@ class Use:
             What takes the gradient of that layer's output, once it is known.
         """
         args = (input, *parameters)
-        use = Use(self.capture, F.linear, args, {}, self.n, self.key, None, self.forward, self)
+        use = Use(self.capture, F.linear, args, {}, self.n, self.key, self.forward, self)
         return partial(use.receive, 0)
 
     def is_bound(self, argument: object) -> bool:
@@ -98,18 +109,13 @@ class Use:
             if whose.dim >= tensor.ndim - features:
                 raise self._mismatch(tensor)
             return whose
-        if tensor.ndim == features + 1 and tensor.shape[0] == self.n and self.verdict is None:
-            return FIRST
-        known = self.verdict
-        if known is None:
-            found = candidates(tensor, self.n, features)
-            if len(found) == 1 and found[0].fold is Fold.PLAIN:
-                return found[0]
-            if not found:
-                raise self._mismatch(tensor)
-            known = self.verdict = self.capture.resolve(self.key, self.forward)
-        layout = known.layouts[self._index(tensor)] or _only_plain(tensor, self.n, features)
-        if layout is None or not layout.fits(tensor, self.n, features):
+        index = self._index(tensor)
+        layout = self.capture.located(self.key, index)
+        if layout is not None and layout.fits(tensor, self.n, features):
+            return layout
+        found = candidates(tensor, self.n, features)
+        layout = self.capture.located_anew(self.key, index, found, self.forward)
+        if layout is None:
             raise self._mismatch(tensor)
         return layout
 
@@ -125,7 +131,7 @@ class Use:
         for k, leaf in enumerate(leaves):
             if leaf is tensor:
                 return k
-        return len(leaves)
+        return len(leaves) + self.position
 
     def units(self, tensor: Tensor, like: Tensor | None = None, features: int = 0) -> Tensor:
         """The tensor with units first: `(n, ..., *features)`."""
@@ -163,25 +169,19 @@ class Use:
         )
 
 
-def _only_plain(tensor: Tensor, n: int, features: int) -> Layout | None:
-    """The one dimension of `n`, for values that never moved (a branch that is switched off)."""
-    plain = [each for each in candidates(tensor, n, features) if each.fold is Fold.PLAIN]
-    return plain[0] if len(plain) == 1 else None
-
-
 class Source(torch.autograd.Function):
-    """A call whose data need no gradient: joins autograd's graph so that its output gets one."""
+    """An output that depends on no data with a gradient: joins autograd's graph to get its own."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, call: Callable[[], Any], use: Use) -> Any:
-        """Run the call."""
-        ctx.use = use
-        return call()
+    def forward(
+        ctx: Any, anchor: Tensor, output: Callable[[], Tensor], use: Use, position: int
+    ) -> Tensor:
+        """The output itself."""
+        ctx.use, ctx.position = use, position
+        return output()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[None, None, None]:
-        """Keep the gradients of the outputs."""
-        for position, grad in enumerate(grads):
-            if grad is not None:
-                ctx.use.receive(position, grad)
-        return None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, None]:
+        """Keep the gradient of the output."""
+        ctx.use.receive(ctx.position, grad)
+        return None, None, None, None

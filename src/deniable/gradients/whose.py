@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from deniable.gradients.layout import Owners
 
@@ -47,3 +48,45 @@ def alike(a: Known, b: Known) -> bool:
     if isinstance(a, Owners) and isinstance(b, Owners):
         return torch.equal(a.rows, b.rows)
     return all(not isinstance(each, Owners) or each.in_order for each in (a, b))
+
+
+@dataclass(eq=False)
+class Tracking:
+    """What is known of the tensors of one piece, or of one run of the probe.
+
+    It is kept on the tensors themselves, with their version: what was written to since, by way of
+    another view of the same memory, say, is known no more.
+
+    Attributes:
+        reordered: since when rows may have moved, in autograd's count; None if they have not.
+    """
+
+    reordered: int | None = None
+
+    def mark(self, tensor: Tensor) -> None:
+        """Note that a tensor without gradient was computed from the batch's rows."""
+        tensor._deniable_rows = (self, version(tensor))  # type: ignore[attr-defined]
+
+    def marked(self, tensor: Tensor) -> int | None:
+        """The version in which a tensor was marked."""
+        tracking, marked = getattr(tensor, "_deniable_rows", (None, 0))
+        return marked if tracking is self else None
+
+    def note(self, tensor: Tensor, known: Known) -> None:
+        """Keep whose the indices of a tensor are."""
+        tensor._deniable_order = (self, version(tensor), known)  # type: ignore[attr-defined]
+
+    def noted(self, tensor: Tensor) -> Known | None:
+        """Whose the indices of a tensor are, as far as that was noted."""
+        tracking, noted, known = getattr(tensor, "_deniable_order", (None, 0, None))
+        if tracking is not self:
+            return None
+        return known if noted == version(tensor) else WRITTEN
+
+
+WRITTEN = Lost("a write to the same memory")
+
+
+def version(tensor: Tensor) -> int:
+    """How often the memory of a tensor was written to."""
+    return 0 if tensor.is_inference() else tensor._version

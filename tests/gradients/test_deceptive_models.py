@@ -1,0 +1,566 @@
+"""Models made to deceive: what is released equals the oracle, or an error is raised.
+
+Each of these once was, or could be, bounded as something that it is not: a row taken for another,
+rows that meet where nobody looks, a gradient left out or counted twice. None may pass silently.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import deniable
+from deniable.errors import CaptureError
+from oracles.gradients import clipped_sum, relative_error
+from oracles.release import everyone, released_sum
+
+Forward = Callable[["Model", Tensor], Tensor]
+EQUAL: dict[str, Forward] = {}
+REFUSED: dict[str, tuple[Forward, str]] = {}
+MIXED = "depend on another row|left open whose they are|mixes rows|were mixed before"
+
+
+class Model(nn.Module):
+    """Two layers, a matrix, a vector and a table, and a forward from outside."""
+
+    def __init__(self, forward: Forward) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.matrix = nn.Parameter(torch.randn(6, 6) / 2)
+        self.vector = nn.Parameter(torch.randn(6))
+        self.table = nn.Embedding(6, 6)
+        self.run = forward
+
+    def hidden(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.first(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+def equal(forward: Forward) -> Forward:
+    EQUAL[forward.__name__] = forward
+    return forward
+
+
+def refused(error: str = MIXED) -> Callable[[Forward], Forward]:
+    def register(forward: Forward) -> Forward:
+        REFUSED[forward.__name__] = forward, error
+        return forward
+
+    return register
+
+
+def class_loss(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(model(x), labels)
+
+
+# -- rows that change places ---------------------------------------------------------------------
+
+
+@equal
+def sorted_and_back(m: Model, x: Tensor) -> Tensor:
+    order = x[:, 0].argsort()
+    return m.second(torch.dropout(m.hidden(x)[order], 0.0, True).relu_())[order.argsort()]
+
+
+@equal
+def sorted_without_a_graph(m: Model, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        order = x[:, 0].argsort()
+        x = x[order]
+    return m.second(m.hidden(x))[order.argsort()]
+
+
+@equal
+def repeated_rows(m: Model, x: Tensor) -> Tensor:
+    twice = m.second(m.hidden(x)[torch.arange(len(x)).repeat_interleave(2)])
+    return twice[::2] + 2 * twice[1::2]
+
+
+@equal
+def cat_with_itself_flipped(m: Model, x: Tensor) -> Tensor:
+    h = m.hidden(x)
+    one, other = m.second(torch.cat([h, h.flip(0)])).chunk(2)
+    return one * other.flip(0)
+
+
+@equal
+def masked_rows_written_back(m: Model, x: Tensor) -> Tensor:
+    h, chosen = m.hidden(x), x[:, 0] > 0
+    out = torch.zeros(len(x), 3, dtype=x.dtype)
+    out[chosen] = m.second(h[chosen])
+    return out + m.second(h)
+
+
+@equal
+def routed_to_two_layers(m: Model, x: Tensor) -> Tensor:
+    h, left = m.hidden(x), x.sum(1) > 0
+    order = torch.cat([left.nonzero()[:, 0], (~left).nonzero()[:, 0]])
+    parts = torch.cat([m.second(h[left]), m.second(2 * h[~left])])
+    return parts[order.argsort()]
+
+
+@equal
+def flipped_by_a_function_of_ones_own(m: Model, x: Tensor) -> Tensor:
+    return _Flip.apply(m.second(_Flip.apply(m.hidden(x))))
+
+
+@equal
+def layers_checkpointed_on_sorted_rows(m: Model, x: Tensor) -> Tensor:
+    order = x[:, 0].argsort()
+    h = checkpoint(m.first, x[order], use_reentrant=False)
+    return m.second(torch.tanh(h))[order.argsort()]
+
+
+@refused()
+def flipped_in_numpy(m: Model, x: Tensor) -> Tensor:
+    return m.second(m.hidden(torch.from_numpy(x.numpy()[::-1].copy()))).flip(0)
+
+
+@refused()
+def rolled_by_slices_and_back(m: Model, x: Tensor) -> Tensor:
+    h = m.hidden(x)
+    y = m.second(torch.cat([h[1:], h[:1]]))
+    return torch.cat([y[-1:], y[:-1]])
+
+
+@refused()
+def first_two_swapped(m: Model, x: Tensor) -> Tensor:
+    h = m.hidden(x)
+    y = m.second(torch.cat([h[1:2], h[:1], h[2:]]))
+    return torch.cat([y[1:2], y[:1], y[2:]])
+
+
+@refused()
+def swapped_in_place(m: Model, x: Tensor) -> Tensor:
+    h = m.hidden(x).clone()
+    last = h[-1].clone()
+    h[-1] = h[0]
+    h[0] = last
+    return m.second(h)
+
+
+@refused()
+def shifted_by_padding(m: Model, x: Tensor) -> Tensor:
+    return m.second(F.pad(m.hidden(x), (0, 0, 1, 0))[:-1])
+
+
+@refused()
+def restacked_one_by_one(m: Model, x: Tensor) -> Tensor:
+    h, order = m.hidden(x), x[:, 0].argsort().tolist()
+    y = m.second(torch.stack([h[k] for k in order]))
+    return torch.stack([y[k] for k in np.argsort(order).tolist()])
+
+
+@refused()
+def permuted_by_a_matrix(m: Model, x: Tensor) -> Tensor:
+    back = torch.eye(len(x), dtype=x.dtype).flip(0)
+    return back @ m.second(back @ m.hidden(x))
+
+
+@refused()
+def flipped_under_a_view(m: Model, x: Tensor) -> Tensor:
+    h = m.hidden(x).flip(0).flip(0)
+    view = h[:, :6]
+    h.copy_(h.flip(0))
+    return m.second(view).flip(0)
+
+
+@refused()
+def flipped_under_autograd(m: Model, x: Tensor) -> Tensor:
+    h = m.hidden(x)
+    h.data.copy_(h.data.flip(0))
+    return m.second(h)
+
+
+@refused()
+def folded_time_first_unfolded_batch_first(m: Model, x: Tensor) -> Tensor:
+    h = m.hidden(x[:, None] * torch.arange(1, 6)[:, None])  # (n, 5, 6)
+    h = m.second(h.transpose(0, 1).flatten(0, 1))
+    return h.view(len(x), 5, 3).mean(1)
+
+
+# -- rows that meet ------------------------------------------------------------------------------
+
+
+@refused()
+def added_to_their_mirror(m: Model, x: Tensor) -> Tensor:
+    h = m.hidden(x)
+    return m.second(h + h.flip(0))
+
+
+@refused()
+def added_to_their_mirror_at_the_end(m: Model, x: Tensor) -> Tensor:
+    y = m.second(m.hidden(x))
+    return y + y.flip(0)
+
+
+@refused()
+def centred(m: Model, x: Tensor) -> Tensor:
+    h = m.hidden(x)
+    return m.second(h - h.mean(0))
+
+
+@refused()
+def centred_after_sorting_and_back(m: Model, x: Tensor) -> Tensor:
+    order = x[:, 0].argsort()
+    h = m.hidden(x)[order][order.argsort()]
+    return m.second(h - h.mean(0))
+
+
+@refused()
+def centred_by_numpy(m: Model, x: Tensor) -> Tensor:
+    mean = torch.from_numpy(x.numpy().mean(0, keepdims=True))
+    return m.second(m.hidden(x) + m.hidden(mean))
+
+
+@refused()
+def summed_up(m: Model, x: Tensor) -> Tensor:
+    return m.second(m.hidden(x).cumsum(0))
+
+
+@refused()
+def summed_up_at_the_end(m: Model, x: Tensor) -> Tensor:
+    return m.second(m.hidden(x)).cumsum(0)
+
+
+@refused()
+def columns_sorted(m: Model, x: Tensor) -> Tensor:
+    return m.second(m.hidden(x).sort(0).values)
+
+
+@refused()
+def attention_across_rows(m: Model, x: Tensor) -> Tensor:
+    h = m.hidden(x)
+    return m.second((h @ h.T).softmax(1) @ h)
+
+
+@refused()
+def outer_products_summed_over_rows(m: Model, x: Tensor) -> Tensor:
+    h = m.hidden(x)
+    return m.second(torch.einsum("bi,cj,cj->bi", h, h, h))
+
+
+@refused()
+def first_row_added_to_all(m: Model, x: Tensor) -> Tensor:
+    h = m.hidden(x)
+    return m.second(h + h[:1])
+
+
+@refused()
+def divided_by_the_largest(m: Model, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        largest = x.abs().amax()
+    return m.second(m.hidden(x / largest))
+
+
+@refused()
+def ranked(m: Model, x: Tensor) -> Tensor:
+    return m.second(m.table(x[:, 0].argsort().argsort() % 6))
+
+
+# -- gradients left out, or counted twice --------------------------------------------------------
+
+
+@equal
+def hooked(m: Model, x: Tensor) -> Tensor:
+    y = m.second(m.hidden(x))
+    if y.requires_grad:
+        y.register_hook(lambda grad: 3 * grad)
+    return y
+
+
+@equal
+def half_detached(m: Model, x: Tensor) -> Tensor:
+    h = m.hidden(x)
+    return m.second(h.detach()) + m.second(h)
+
+
+@equal
+def features_without_a_graph(m: Model, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        h = m.hidden(x)
+    return m.second(h) * m.second(2 * h)
+
+
+@equal
+def written_into_a_buffer(m: Model, x: Tensor) -> Tensor:
+    buffer = torch.zeros(len(x), 2, 6, dtype=x.dtype)
+    buffer[:, 0] = m.vector
+    buffer[:, 1] = m.hidden(x)
+    return m.second(buffer @ m.matrix).sum(1)
+
+
+@equal
+def added_in_place_to_a_part(m: Model, x: Tensor) -> Tensor:
+    h = m.hidden(x) * 1
+    h[:, :3].add_(m.vector[:3])
+    h[:, 3:] *= m.vector[3:]
+    return m.second(h)
+
+
+@equal
+def broadcast_together(m: Model, x: Tensor) -> Tensor:
+    one, other = torch.broadcast_tensors(m.second(m.hidden(x)), m.vector[:3])
+    return one * other + other
+
+
+@equal
+def shaped_and_typed_like_data(m: Model, x: Tensor) -> Tensor:
+    h = m.hidden(x)
+    return m.second(h * m.vector.expand_as(h) + h @ m.matrix.type_as(h) + m.vector.to(h))
+
+
+@equal
+def views_of_one_weight(m: Model, x: Tensor) -> Tensor:
+    h, upper, lower = m.hidden(x), m.matrix[:3], m.matrix[3:]
+    return m.second(torch.cat([h @ upper.T, h @ lower.T], 1) + h @ m.matrix)
+
+
+@equal
+def input_gradient_within_forward(m: Model, x: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(m.second(m.hidden(x)).sum(), x)
+    return m.second(m.hidden(x.detach() + slope))
+
+
+@equal
+def padded_positions_by_keyword(m: Model, x: Tensor) -> Tensor:
+    positions = F.embedding(torch.arange(2), m.table.weight, padding_idx=1)
+    return m.second(m.hidden(x)[:, None] + positions).sum(1)
+
+
+@refused("second derivative|create_graph")
+def input_gradient_that_is_differentiated(m: Model, x: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    outputs = m.second(m.hidden(x))
+    (slope,) = torch.autograd.grad(outputs.square().sum(), x, create_graph=True)
+    return outputs + slope.sum(1, keepdim=True)
+
+
+@refused("in place")
+def part_of_a_weight_cleared(m: Model, x: Tensor) -> Tensor:
+    weight = m.matrix.clone()
+    weight[0] = 0
+    return m.second(m.hidden(x) @ weight)
+
+
+@refused("in place")
+def weight_squared_in_place(m: Model, x: Tensor) -> Tensor:
+    return m.second(m.hidden(x) @ m.matrix.clone().pow_(2))
+
+
+@refused("in place")
+def diagonal_of_a_weight_cleared(m: Model, x: Tensor) -> Tensor:
+    weight = m.matrix * 1
+    weight.fill_diagonal_(0)
+    return m.second(m.hidden(x) @ weight)
+
+
+@refused("did not see")
+def weight_in_a_function_of_ones_own(m: Model, x: Tensor) -> Tensor:
+    return m.second(_Product.apply(m.hidden(x), m.matrix))
+
+
+@refused("torch.func")
+def mapped_row_by_row(m: Model, x: Tensor) -> Tensor:
+    return m.second(torch.vmap(m.hidden)(x))
+
+
+class _Flip(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.flip(0)
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return grad.flip(0)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x @ weight
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return grad @ weight.T, x.T @ grad
+
+
+def build(forward: Forward, n: int) -> tuple[Model, tuple[Tensor, Tensor]]:
+    torch.manual_seed(n)
+    return Model(forward).double(), (torch.randn(n, 4).double(), torch.randint(3, (n,)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6])
+@pytest.mark.parametrize("name", EQUAL)
+def test_what_can_be_followed_equals_the_oracle(name: str, n: int) -> None:
+    """Six rows are as many as features, where shapes say nothing. Pitfall: users 3."""
+    model, batch = build(EQUAL[name], n)
+    expected = clipped_sum(model, batch, class_loss, 0.2)
+    found = released_sum(copy.deepcopy(model), batch, class_loss, 0.2)
+    assert relative_error(found, expected) < 1e-10
+
+
+@pytest.mark.parametrize("n", [2, 5, 6])
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_followed_is_refused(name: str, n: int) -> None:
+    """Pitfall: privacy 7."""
+    forward, error = REFUSED[name]
+    model, batch = build(forward, n)
+    with pytest.raises(CaptureError, match=error):
+        released_sum(model, batch, class_loss, 0.2)
+
+
+def outputs_called_again(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    """The gradient of a share of the loss, then of the rest."""
+    outputs = model(x)
+    F.cross_entropy(outputs, labels).backward(retain_graph=True)
+    return F.cross_entropy(outputs, labels) / 2
+
+
+def saliency_beside(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    """An input gradient for other ends is no gradient of a parameter."""
+    x = x.detach().requires_grad_()
+    outputs = model(x)
+    torch.autograd.grad(outputs.sum(), x, retain_graph=True)
+    return F.cross_entropy(outputs, labels)
+
+
+def called_on_both_halves(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(model(x) * model(2 * x), labels)
+
+
+@pytest.mark.parametrize("loss", [outputs_called_again, saliency_beside, called_on_both_halves])
+@pytest.mark.parametrize("name", ["half_detached", "layers_checkpointed_on_sorted_rows"])
+def test_backward_passes_add_up_as_in_autograd(loss: Callable[..., Tensor], name: str) -> None:
+    model, batch = build(EQUAL[name], 5)
+    expected = clipped_sum(model, batch, loss, 0.2)
+    found = released_sum(copy.deepcopy(model), batch, loss, 0.2)
+    assert relative_error(found, expected) < 1e-10
+
+
+def gradient_penalty(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    outputs = model(x)
+    (slope,) = torch.autograd.grad(outputs.sum(), x, create_graph=True)
+    return F.cross_entropy(outputs, labels) + slope.square().sum(1).mean()
+
+
+def backward_twice(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    outputs = model(x)
+    outputs.sum().backward()
+    return outputs.mean()
+
+
+def rows_and_columns_exchanged(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    return model(x[:, :, None].expand(-1, -1, 4).transpose(0, 1).contiguous()).mean()
+
+
+def shifted(m: Model, x: Tensor) -> Tensor:
+    return x + m.vector[:4]
+
+
+def shifted_and_averaged_over_time(m: Model, x: Tensor) -> Tensor:
+    return shifted(m, x).mean(0)
+
+
+@pytest.mark.parametrize(
+    ("forward", "loss", "error"),
+    [
+        (half_detached, gradient_penalty, "create_graph"),
+        (shifted, backward_twice, "retain_graph"),
+        (shifted_and_averaged_over_time, rows_and_columns_exchanged, "output holds values of one"),
+    ],
+)
+def test_a_loss_that_cannot_be_followed_is_refused(
+    forward: Forward, loss: Callable[..., Tensor], error: str
+) -> None:
+    model, batch = build(forward, 4)
+    with pytest.raises(CaptureError, match=error):
+        released_sum(model, batch, loss, 0.2)
+
+
+def test_dropout_after_a_move_is_no_mixture() -> None:
+    """A row's mask depends on where it lies, and so on the others, but its gradient does not."""
+
+    def forward(m: Model, x: Tensor) -> Tensor:
+        order = x[:, 0].argsort()
+        return m.second(m.dropout(m.hidden(x)[order]))[order.argsort()]
+
+    model, batch = build(forward, 8)
+    model.dropout = nn.Dropout(0.5)
+    released_sum(model, batch, class_loss, 0.2)
+
+
+def test_what_a_forward_leaves_behind_is_its_own() -> None:
+    """Running the model again must change neither its attributes, nor buffers, nor chance."""
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.calls = nn.Linear(4, 3), 0
+            self.register_buffer("seen", torch.zeros(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            self.seen += x.detach().sum(0)
+            self.penalty = self.layer(x).square().mean(1)
+            return self.layer(x) + torch.rand(())
+
+    def loss(model: Counting, x: Tensor) -> Tensor:
+        return (model(x).sum(1) + model.penalty).mean()
+
+    torch.manual_seed(0)
+    model, x = Counting(), torch.randn(6, 4)
+    twin = copy.deepcopy(model)
+    torch.manual_seed(1)
+    released_sum(model, (x,), loss, 1.0)
+    drawn = torch.rand(())
+    torch.manual_seed(1)
+    loss(twin, x)
+    assert model.calls == twin.calls == 1
+    assert torch.equal(model.seen, twin.seen)
+    assert torch.equal(drawn, torch.rand(()))
+
+
+def test_rows_that_meet_later_are_found_later() -> None:
+    """The first batch shows nothing: there they do not meet."""
+
+    def forward(m: Model, x: Tensor) -> Tensor:
+        h = m.hidden(x)
+        return m.second(h - h.mean(0) if m.centring else h)
+
+    model, (x, labels) = build(forward, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    plan = deniable.Plan(examples=4, batch_size=4, steps=4, noise_multiplier=0.0, delta=1e-3)
+    private = deniable.attach(model, optimizer, plan)
+    everyone(private)
+    steps = 0
+    with pytest.raises(CaptureError, match="depend on another row"):
+        for drawn in private.batches((x, labels)):
+            model.centring = steps > 0
+            class_loss(model, *drawn).backward()
+            optimizer.step()
+            steps += 1
+    assert steps == 3, "a forward is run again the 1st, 4th, 16th, ... time"
+
+
+def test_a_model_without_a_tensor_of_rows_is_refused() -> None:
+    class Batch:
+        def __init__(self, x: Tensor) -> None:
+            self.x = x
+
+    model = Model(lambda m, batch: m.second(m.hidden(batch.x)))
+    with pytest.raises(CaptureError, match="Give the model tensors"):
+        released_sum(model, (torch.randn(5, 4),), lambda m, x: m(Batch(x)).mean(), 1.0)
