@@ -52,3 +52,15 @@ def test_what_costs_infinitely_much_is_not_drawn(tmp_path: Path) -> None:
     bare = PoissonSampledEvent(0.1, GaussianEvent(0.0))
     with pytest.raises(SettingsError, match="nothing to draw"):
         draw_ladder(lambda steps: SelfComposedEvent(bare, steps), 10, 1e-5, tmp_path / "a.svg")
+
+
+def test_steps_that_cost_together_are_drawn_as_stairs_that_never_understate(tmp_path: Path) -> None:
+    """Each stair is as high as its end, so only whole periods are asked for."""
+    asked = []
+
+    def after(steps: int) -> Event:
+        asked.append(steps)
+        return SelfComposedEvent(GaussianEvent(5.0), -(-steps // 10))
+
+    draw_ladder(after, 34, 1e-5, tmp_path / "stairs.svg", period=10)
+    assert asked == [1, 10, 20, 30, 34]

@@ -97,6 +97,7 @@ def explain_command(
             plan.steps,
             plan.delta,
             figure,
+            period=plan.sampler().period,
             with_slides=of_slides,
         )
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -55,6 +55,7 @@ def draw_ladder(
     delta: float,
     path: Path,
     *,
+    period: int = 1,
     with_slides: bool = False,
 ) -> None:
     """Draws epsilon after 1 to `steps` steps, under every accountant that holds for them.
@@ -64,6 +65,7 @@ def draw_ladder(
         steps: where the curves end.
         delta: of the guarantee.
         path: the file to write; its ending says the form (.svg, .png, .pdf).
+        period: how many successive steps cost what one of them costs; the curves are then stairs.
         with_slides: whether to mark what the slides print, at their own deltas.
 
     Raises:
@@ -79,14 +81,15 @@ def draw_ladder(
             f"A figure must go to a file that ends in .svg, .png or .pdf, in a folder that exists, "
             f"got {path}."
         )
-    counts = sorted({round(each) for each in np.geomspace(1, steps, POINTS)})
+    ends = np.ceil(np.geomspace(1, steps, POINTS).round() / period) * period
+    counts = [1, *sorted({min(int(each), steps) for each in ends} - {1})]
     curves = _curves(event_at, counts, delta)
     with rc_context():
         rcdefaults()
         rcParams.update(_STYLE)
         figure = Figure(figsize=(7.5, 4.8), layout="constrained")
         axes = figure.add_subplot(xscale="log", yscale="log")
-        _draw(axes, counts, curves)
+        _draw(axes, counts, curves, "default" if period == 1 else "steps-pre")
         if with_slides:
             _mark_slides(axes, steps)
         axes.set_xlabel("steps")
@@ -115,14 +118,16 @@ def _curves(event_at: Callable[[int], Event], counts: Sequence[int], delta: floa
     return found
 
 
-def _draw(axes: Axes, counts: Sequence[int], curves: Curves) -> None:
+def _draw(
+    axes: Axes, counts: Sequence[int], curves: Curves, style: Literal["default", "steps-pre"]
+) -> None:
     from matplotlib.ticker import FuncFormatter
 
     for name, epsilons in curves.items():
         width = 2.6 if name == "pld" else 1.7
         # What is 0 has no place on a logarithmic axis.
         axes.plot(counts, np.where(np.array(epsilons) > 0, epsilons, np.nan),
-                  color=_COLOURS[name], linewidth=width)  # fmt: skip
+                  color=_COLOURS[name], linewidth=width, drawstyle=style)  # fmt: skip
     plain = FuncFormatter(lambda value, _: f"{value:,.10g}")
     axes.xaxis.set_major_formatter(plain)
     axes.yaxis.set_major_formatter(plain)
