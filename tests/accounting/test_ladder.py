@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -40,8 +41,8 @@ def power(low: float, high: float) -> st.SearchStrategy[float]:
 
 trainings = st.builds(
     Training,
-    rate=power(-4, 0),
-    noise=power(-0.3, 1.5),
+    rate=power(-3.5, 0),
+    noise=power(-0.2, 1.5),
     steps=power(0, 4.3).map(round),
     delta=power(-9, -4.5),  # below the rate: above it, not being drawn is all the privacy it takes
 )
@@ -61,6 +62,7 @@ def least(epsilon: float) -> float:
     return epsilon - max(RESOLUTION * epsilon, 1e-4)
 
 
+@pytest.mark.slow
 @drawn_300_times
 @given(trainings, dearer)
 def test_each_rung_is_above_the_next_and_grows_with_what_is_released(training, change) -> None:  # type: ignore[no-untyped-def]
@@ -79,6 +81,7 @@ def test_each_rung_is_above_the_next_and_grows_with_what_is_released(training, c
     assert PLD.epsilon(changed.event, changed.delta) >= least(costs["pld"])
 
 
+@pytest.mark.slow
 @drawn_300_times
 @given(trainings, st.sampled_from(list(ACCOUNTANTS)), power(-1.5, 2))
 def test_solving_and_accounting_agree_within_a_hundredth(
