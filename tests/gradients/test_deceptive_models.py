@@ -402,7 +402,7 @@ def build(forward: Forward, n: int) -> tuple[Model, tuple[Tensor, Tensor]]:
     return Model(forward).double(), (torch.randn(n, 4).double(), torch.randint(3, (n,)))
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 6])
+@pytest.mark.parametrize("n", [1, 2, 6, 23])
 @pytest.mark.parametrize("name", EQUAL)
 def test_what_can_be_followed_equals_the_oracle(name: str, n: int) -> None:
     """Six rows are as many as features, where shapes say nothing. Pitfall: users 3."""
@@ -412,7 +412,7 @@ def test_what_can_be_followed_equals_the_oracle(name: str, n: int) -> None:
     assert relative_error(found, expected) < 1e-10
 
 
-@pytest.mark.parametrize("n", [2, 5, 6])
+@pytest.mark.parametrize("n", [2, 6, 23])
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_followed_is_refused(name: str, n: int) -> None:
     """Pitfall: privacy 7."""

@@ -15,7 +15,7 @@ parameter raises before anything is released.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -200,7 +200,7 @@ class Capture:
     def verdict(self, key: Key, forward: ForwardCall) -> Verdict | None:
         """What is known of a call; the model is run again where that is nothing yet."""
         if key not in self._verdicts and not forward.probed:
-            self._probe(forward)
+            self._probe(forward, [key])
         return self._verdicts.get(key)
 
     def located(self, key: Key, index: int) -> Layout | None:
@@ -223,13 +223,13 @@ class Capture:
                 "Make the order of calls in forward depend on nothing but the batch's shape."
             )
         if not forward.probed:
-            self._probe(forward)
+            self._probe(forward, [key])
         layout = self.located(key, index)
         return layout if layout in found else None
 
-    def _probe(self, forward: ForwardCall) -> None:
+    def _probe(self, forward: ForwardCall, wanted: Iterable[Key]) -> None:
         forward.probed = True
-        self._verdicts.update(probe(self, forward))
+        self._verdicts.update(probe(self, forward, wanted))
 
     # -- forward -----------------------------------------------------------------------------
 
@@ -273,9 +273,9 @@ class Capture:
         self._watched_forwards += 1
         due = self._watched_forwards >= self._due
         self._due *= 4 if due else 1
-        new = any((count, *site) not in self._verdicts for site, count in mode.times.items())
-        if (due or new) and not forward.probed:
-            self._probe(forward)
+        last = [(count, *site) for site, count in mode.times.items()]
+        if any(key not in self._verdicts for key in last) or (due and not forward.probed):
+            self._probe(forward, last)
 
     def expect_recomputation(self) -> None:
         """Activation checkpointing was met: watch every inner module from now on."""

@@ -16,8 +16,8 @@ anything beyond that row of the batch follows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import combinations, islice
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 Key = tuple[Any, ...]
 OUTPUT: Key = ("output",)
+FEW = 11  # rows: enough to tell them apart, and rarely the size of anything else
 
 
 def describe(key: Key) -> str:
@@ -134,21 +135,38 @@ class Observation:
         return moved
 
 
-def probe(capture: Capture, forward: ForwardCall) -> dict[Key, Verdict]:
+def probe(capture: Capture, forward: ForwardCall, wanted: Iterable[Key]) -> dict[Key, Verdict]:
     """A verdict for every call in a forward.
+
+    The first few rows say as much as all, in a fraction of the time and memory. All of them are run
+    where the few are no batch that the model accepts, or do not lead to the calls in question.
+
+    Args:
+        capture: watches the runs.
+        forward: what is run again.
+        wanted: the calls in question.
 
     Raises:
         CaptureError: one row's values depend on another row.
     """
-    if not forward.packed and not any(
-        plain(leaf, forward.rows) for leaf in tensors_in(forward.args, forward.kwargs)
-    ):
+    leaves = tensors_in(forward.args, forward.kwargs)
+    holding = [leaf for leaf in leaves if id(leaf) in forward.inputs]
+    if not forward.packed and not any(plain(leaf, forward.rows) for leaf in holding):
         raise CaptureError(
             f"None of the model's arguments is a tensor with one dimension of {forward.rows}, the "
             "rows that were drawn. Give the model tensors (or lists, tuples and dictionaries of "
             "them) that hold one index a row."
         )
-    runs = Runs(capture, forward)
+    found: dict[Key, Verdict] = {}
+    if forward.rows > FEW and all(plain(leaf, forward.rows) for leaf in holding):
+        with suppress(RuntimeError, ValueError, IndexError):
+            found = _verdicts(Runs(capture, forward, FEW))
+    if not all(key in found for key in wanted):
+        found = _verdicts(Runs(capture, forward, forward.rows))
+    return found
+
+
+def _verdicts(runs: Runs) -> dict[Key, Verdict]:
     while True:
         base = runs.observe()
         if base.reordered and runs.exact:
@@ -172,7 +190,7 @@ def probe(capture: Capture, forward: ForwardCall) -> dict[Key, Verdict]:
 def _layouts(runs: Runs, base: Observation) -> dict[Key, tuple[Layout | None, ...]]:
     """The layout of every tensor that moves with its units; None where it never moved."""
     apart: dict[tuple[Key, int], list[Layout]] = {}
-    for units in separating(runs.forward.rows):
+    for units in separating(runs.rows):
         other = runs.observe(units)
         for site, before, after in _in_both(base, other):
             if not before.comparable(after) or not before.moved(after):
@@ -215,7 +233,7 @@ def _nudged_layout(
     places = [each for each, _ in base.calls[key][-1].sums if each.fold is Fold.PLAIN]
     if not places:
         return None
-    n = runs.forward.rows
+    n = runs.rows
     nudged = runs.observe(nudge=(key, n // 2))
     followed = False
     for (other, k), before, after in _in_both(base, nudged):
@@ -236,14 +254,15 @@ class Runs:
     Args:
         capture: watches them.
         forward: what is repeated.
+        rows: how many of its rows, from the first on.
 
     Attributes:
         verdicts: what is known already.
         exact: whether another bit is a difference; not where rows change their places, say.
     """
 
-    def __init__(self, capture: Capture, forward: ForwardCall) -> None:
-        self.capture, self.forward = capture, forward
+    def __init__(self, capture: Capture, forward: ForwardCall, rows: int) -> None:
+        self.capture, self.forward, self.rows = capture, forward, rows
         self.verdicts: dict[Key, Verdict] = {}
         self.exact = True
 
@@ -260,12 +279,12 @@ class Runs:
             CaptureError: the model cannot be run on such a batch.
         """
         try:
-            return self._run(_replaced(self.forward, replaced), nudge)
+            return self._run(self._arguments(replaced), nudge)
         except CaptureError:
             raise
         except (RuntimeError, ValueError, IndexError):
             # Lengths of sorted sequences, say: one number a row may be bound to the others.
-            return self._run(_replaced(self.forward, replaced, spare_numbers=True), nudge)
+            return self._run(self._arguments(replaced, spare_numbers=True), nudge)
 
     def repeat(self, base: Observation, other: Observation) -> bool:
         """Whether runs drew the same random numbers, and one on the same batch differs in nothing.
@@ -281,8 +300,8 @@ class Runs:
 
     def _run(self, arguments: tuple[Any, Any], nudge: tuple[Key, int] | None) -> Observation:
         (args, kwargs), forward = arguments, self.forward
-        seen = Observation(forward.rows, self.exact, nudge=nudge)
-        call = ForwardCall(forward.model, args, kwargs, forward.rows, forward.anchor, Tracking())
+        seen = Observation(self.rows, self.exact, nudge=nudge)
+        call = ForwardCall(forward.model, args, kwargs, self.rows, forward.anchor, Tracking())
         with _undisturbed(forward, self.exact), self.capture.observing(call, seen, self.verdicts):
             result = forward.model.forward(*args, **kwargs)
             seen.random = torch.get_rng_state()
@@ -292,10 +311,38 @@ class Runs:
             whose = call.tracking.noted(leaf)
             if leaf.requires_grad and leaf.ndim and not isinstance(whose, Lost):
                 known = whose if isinstance(whose, Owners) else None
-                trace = Trace.of(leaf, forward.rows, known, self.exact)
+                trace = Trace.of(leaf, self.rows, known, self.exact)
                 if trace.sums[0][0] is not WHOLE:
                     seen.calls[OUTPUT].append(trace)
         return seen
+
+    def _arguments(self, units: Tensor | None, spare_numbers: bool = False) -> tuple[Any, Any]:
+        """Copies of the arguments, some rows replaced by others.
+
+        Args:
+            units: the mask of the rows to replace; None for none.
+            spare_numbers: leave integers alone of which a row has only one.
+        """
+        source = torch.arange(self.rows)
+        kept = source.clone()
+        if units is not None:
+            others = kept[~units]
+            source[units] = others[torch.arange(self.rows - len(others)) % len(others)]
+
+        def replace(leaf: Any) -> Any:
+            if units is not None and any(leaf is each for each in self.forward.packed):
+                return _replaced_steps(leaf, units)
+            if not isinstance(leaf, Tensor):
+                return leaf
+            rows, places = leaf.detach(), plain(leaf, self.forward.rows)
+            spared = spare_numbers and leaf.ndim == 1 and not leaf.is_floating_point()
+            if places:
+                index = (kept if spared else source).to(leaf.device)
+                rows = rows.index_select(places[0].dim, index)
+            return rows.clone().requires_grad_(leaf.requires_grad)
+
+        replaced: tuple[Any, Any] = tree_map(replace, (self.forward.args, self.forward.kwargs))
+        return replaced
 
 
 @contextmanager
@@ -343,37 +390,6 @@ def separating(n: int) -> Iterator[Tensor]:
     names = [*islice(combinations(range(count), count // 2), n)]
     for mask in range(count):
         yield torch.tensor([mask in each for each in names])
-
-
-def _replaced(
-    forward: ForwardCall, units: Tensor | None, spare_numbers: bool = False
-) -> tuple[Any, Any]:
-    """Copies of the arguments, some rows replaced by others.
-
-    Args:
-        forward: the call to change.
-        units: the mask of the rows to replace; None for none.
-        spare_numbers: leave integers alone of which a row has only one.
-    """
-    n = forward.rows
-    source = torch.arange(n)
-    if units is not None:
-        others = source[~units]
-        source[units] = others[torch.arange(n - len(others)) % len(others)]
-
-    def replace(leaf: Any) -> Any:
-        if units is not None and any(leaf is each for each in forward.packed):
-            return _replaced_steps(leaf, units)
-        if not isinstance(leaf, Tensor):
-            return leaf
-        places = plain(leaf, n)
-        if not places or (spare_numbers and leaf.ndim == 1 and not leaf.is_floating_point()):
-            return leaf.detach().clone().requires_grad_(leaf.requires_grad)
-        rows = leaf.detach().index_select(places[0].dim, source.to(leaf.device))
-        return rows.requires_grad_(leaf.requires_grad)
-
-    replaced: tuple[Any, Any] = tree_map(replace, (forward.args, forward.kwargs))
-    return replaced
 
 
 def _replaced_steps(packed: PackedSequence, units: Tensor) -> PackedSequence:
