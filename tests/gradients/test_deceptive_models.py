@@ -34,7 +34,7 @@ class Model(nn.Module):
         super().__init__()
         self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
         self.matrix = nn.Parameter(torch.randn(6, 6) / 2)
-        self.vector = nn.Parameter(torch.randn(6))
+        self.vector, self.number = nn.Parameter(torch.randn(6)), nn.Parameter(torch.tensor(0.7))
         self.table = nn.Embedding(6, 6)
         self.run = forward
 
@@ -338,7 +338,27 @@ def padded_positions_by_keyword(m: Model, x: Tensor) -> Tensor:
     return m.second(m.hidden(x)[:, None] + positions).sum(1)
 
 
-@refused("second derivative|create_graph")
+@equal
+def complex_numbers(m: Model, x: Tensor) -> Tensor:
+    spectrum = torch.fft.rfft(m.hidden(x)) * torch.fft.rfft(m.vector)
+    turned = torch.fft.irfft(spectrum, 6) * torch.exp(1j * m.vector)
+    return m.second(turned.real + turned.imag)
+
+
+@equal
+def one_number(m: Model, x: Tensor) -> Tensor:
+    return m.second(m.hidden(x) * m.matrix.norm() + m.vector[0]) * m.number - m.number.exp()
+
+
+@equal
+def learned_initial_state(m: Model, x: Tensor) -> Tensor:
+    state, weight = m.vector.expand(1, len(x), 6), m.matrix.repeat(3, 1)
+    steps = m.hidden(x)[:, None].expand(-1, 3, -1)
+    out, _ = torch.gru(steps, state, [weight, weight], False, 1, 0.0, True, False, True)
+    return m.second(out[:, -1])
+
+
+@refused("create_graph")
 def input_gradient_that_is_differentiated(m: Model, x: Tensor) -> Tensor:
     x = x.detach().requires_grad_()
     outputs = m.second(m.hidden(x))

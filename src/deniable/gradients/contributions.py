@@ -30,7 +30,8 @@ from torch import Tensor
 
 def accurate(tensor: Tensor) -> Tensor:
     """At least float32: half-precision gradients are squared and summed in float32."""
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+    half = tensor.dtype not in (torch.float32, torch.float64) and not tensor.is_complex()
+    return tensor.float() if half else tensor
 
 
 def exactly(device: torch.device) -> AbstractContextManager[None]:
@@ -90,12 +91,16 @@ class Dense(Contribution):
     values: Tensor
 
     def _squared_norms(self) -> Tensor:
-        norms: Tensor = torch.linalg.vector_norm(accurate(self.values).flatten(1), dim=1)
+        norms: Tensor = torch.linalg.vector_norm(self._flat(), dim=1)
         return norms.square()
+
+    def _flat(self) -> Tensor:
+        """`(n, elements)`; a parameter may be one number."""
+        return accurate(self.values).unsqueeze(-1).flatten(1)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """See `Contribution.weighted_sum`."""
-        flat = accurate(self.values).flatten(1)
+        flat = self._flat()
         return (weights.to(flat.dtype) @ flat).view(self.values.shape[1:])
 
     def dense(self) -> Dense:

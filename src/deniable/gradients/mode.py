@@ -134,9 +134,10 @@ class Watch(TorchFunctionMode):
         target, *others = args
         written = target.detach()[others[0]] if func is Tensor.__setitem__ else target
         if self.capture.slot(target) is None:
-            for k, each in enumerate(others):
-                if isinstance(each, Tensor) and self.capture.slot(each) is not None:
-                    others[k] = self._call(Tensor.expand, (each, *written.shape), {}, spread=True)
+            others = [
+                self.spread(each, written.shape) if isinstance(each, Tensor) else each
+                for each in others
+            ]
         if self._touches((target, *others), {}):
             raise CaptureError(
                 f"{func.__name__} on parameter {', '.join(self.capture.names_in(args, {}))} writes "
@@ -144,6 +145,13 @@ class Watch(TorchFunctionMode):
                 "place (torch.cat, torch.stack, torch.where)."
             )
         return (target, *others)
+
+    def spread(self, value: Tensor, shape: torch.Size) -> Tensor:
+        """A parameter as data of this shape; anything else as it is."""
+        if self.capture.slot(value) is None:
+            return value
+        spread: Tensor = self._call(Tensor.expand, (value, *shape), {}, spread=True)
+        return spread
 
     def _touches(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
         slot = self.capture.slot

@@ -284,7 +284,7 @@ def opened(layer: Callable[..., list[Tensor]], states: int) -> Callable[..., Any
         stack = _Stack(third, *rest[:-1])
         with watch:
             x = input.transpose(0, 1) if rest[-1] else input
-        x, last = _layers(watch, layer, stack, x, _states(second), None)
+        x, last = _layers(watch, layer, stack, x, _states(watch, second), None)
         if rest[-1]:
             with watch:
                 x = x.transpose(0, 1)
@@ -298,7 +298,7 @@ def opened(layer: Callable[..., list[Tensor]], states: int) -> Callable[..., Any
         pack, unpack = torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence
         with watch:
             x, lengths = unpack(data, sizes, False, 0.0, len(sizes))
-        x, last = _layers(watch, layer, stack, x, _states(hx), lengths)
+        x, last = _layers(watch, layer, stack, x, _states(watch, hx), lengths)
         result, _ = pack(x, lengths, False)
         if whose is not None:
             watch.order.note(result, whose)
@@ -307,8 +307,11 @@ def opened(layer: Callable[..., list[Tensor]], states: int) -> Callable[..., Any
     return run
 
 
-def _states(hx: Any) -> list[Tensor]:
-    return list(hx) if isinstance(hx, (tuple, list)) else [hx]
+def _states(watch: Watch, hx: Any) -> list[Tensor]:
+    """The initial states; learned ones reach the scan by way of a use."""
+    return [
+        watch.spread(each, each.shape) for each in (hx if isinstance(hx, (tuple, list)) else [hx])
+    ]
 
 
 def _layers(

@@ -156,7 +156,7 @@ class Use:
 
     def _contributions(self, position: int, grad: Tensor) -> Iterable[tuple[Any, Contribution]]:
         rule = RULES.get(self.function)
-        if rule is None or self.outputs > 1:
+        if rule is None or self.outputs > 1 or grad.is_complex():
             return self.by_vmap(grad, position)
         return rule(self, grad, *self.args, **self.kwargs)
 
