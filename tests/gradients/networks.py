@@ -269,6 +269,52 @@ class Branching(nn.Module):
         return self.left(x) if x.shape[1] > 6 else self.right(x)
 
 
+class WrittenTo(nn.Module):
+    """What layers return is written to, also by parameters and by way of views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.token, self.scale = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
+        self.rate = nn.Parameter(torch.tensor(0.3))
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inner(torch.tanh(self.inner(x)))
+        h[:, 0] = self.token
+        h *= self.scale
+        h[:, 2:] /= 1 + self.rate.square()
+        h.relu_()
+        return self.head(h).mean(1)
+
+
+class Fourier(nn.Module):
+    """A filter of complex numbers, made of the parameters' own spectrum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.spectrum = nn.Parameter(torch.randn(7)), nn.Parameter(torch.randn(4, 2))
+        self.head = nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        response = torch.fft.rfft(self.kernel) + torch.view_as_complex(self.spectrum)
+        return self.head(torch.fft.irfft(torch.fft.rfft(x) * response, n=7))
+
+
+class OrderStatistics(nn.Module):
+    """Functions of parameters alone that return numbers, several results, or places beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(7))
+        self.head = nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ordered, places = self.weights.sort()
+        largest = self.weights.topk(2).values
+        return self.head((x * ordered)[:, places] * self.weights[3] + largest.sum())
+
+
 def mlp(*, inplace: bool) -> nn.Module:
     return nn.Sequential(nn.Linear(7, 9), nn.ReLU(inplace=inplace), nn.Linear(9, 5))
 
@@ -342,4 +388,7 @@ CASES = [
          lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(7, 5))),
          vectors, class_loss),
     Case("branching", Branching, vectors, class_loss),
+    Case("written to in place", WrittenTo, sequences, class_loss),
+    Case("complex numbers", Fourier, vectors, class_loss, needs_rows=True),
+    Case("order statistics", OrderStatistics, vectors, class_loss),
 ]  # fmt: skip

@@ -318,10 +318,12 @@ class Capture:
         if isinstance(result, Tensor):
             return self._derive(result, function, args, kwargs, None)
         derived = [
-            self._derive(each, function, args, kwargs, k) if isinstance(each, Tensor) else each
+            self._derive(each, function, args, kwargs, k)
+            if isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex())
+            else each
             for k, each in enumerate(result)
         ]
-        return type(result)(derived) if type(result) in (tuple, list) else tuple(derived)
+        return type(result)(derived)
 
     def _derive(
         self, value: Tensor, function: Function, args: Any, kwargs: Any, output: int | None

@@ -73,4 +73,4 @@ class Groups:
             mask = real.view(*real.shape, *([1] * (values.ndim - 1)))
             values = torch.where(mask, values[index], values.new_zeros(()))
             return values.flatten(1, 2)
-        return values.reshape(-1, most * values.shape[1], *values.shape[2:])
+        return values.reshape(len(self.sizes), most * values.shape[1], *values.shape[2:])

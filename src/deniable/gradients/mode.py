@@ -110,7 +110,7 @@ class Watch(TorchFunctionMode):
         if (
             func in WRITING
             and self._touches(args, {})
-            and (func is Tensor.__setitem__ or args[0]._is_view() or not args[0].requires_grad)
+            and (func not in RULES or args[0]._is_view() or not args[0].requires_grad)
         ):
             return self.__torch_function__(func, types, self._spread(func, args), kwargs)
         if len(args) == 2 and (plain_name(func) in LIKE or func in SHAPED):
@@ -193,7 +193,7 @@ class Watch(TorchFunctionMode):
         flowing = any(leaf.requires_grad for leaf in data)
         versions = [(leaf, version(leaf)) for leaf in (*data, *bound)]
         with torch.set_grad_enabled(flowing):
-            result = func(*detached, **options)
+            result = _unaliased(func(*detached, **options), [*detached, *options.values()])
         outputs = list(result) if isinstance(result, (tuple, list)) else [result]
         self._refuse_writes(key, versions, outputs)
         tensors = [leaf for leaf in outputs if isinstance(leaf, Tensor)]
@@ -370,6 +370,21 @@ def _refuse_batch_statistics(
             "other row, so no bound per row exists. deniable.replace_batchnorm(model, optimizer) "
             "puts GroupNorm in its place."
         )
+
+
+def _unaliased(result: Any, args: list[Any]) -> Any:
+    """A view of memory that nobody else holds, as a tensor of its own.
+
+    A linear layer on sequences, say, returns a view of a matrix. Were that written to in place,
+    autograd would go around the hook on it.
+    """
+    if not (isinstance(result, Tensor) and result._is_view()):
+        return result
+    memory = result.untyped_storage().data_ptr()
+    if any(leaf.untyped_storage().data_ptr() == memory for leaf in tensors_in(args)):
+        return result
+    own: Tensor = torch.ops.aten._unsafe_view(result, result.shape)
+    return own
 
 
 def _receiver(use: Use, position: int, number: int) -> Callable[[tuple[Tensor | None, ...]], None]:
