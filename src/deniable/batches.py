@@ -1,10 +1,15 @@
-"""From drawn units to batches: a fast gather for tensors, a DataLoader for data sets."""
+"""From drawn units to batches, and the handshake: what arrives is what was drawn.
+
+Tensors are gathered directly; data sets are read through a DataLoader, by workers if asked, whose
+batch sampler is the plan's. A loader reads ahead, so what was drawn is remembered in order and
+compared with what arrives.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -13,10 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_map
-from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
-from deniable.errors import PlanError
+from deniable.errors import PlanError, StepError
 from deniable.events import Event, GaussianEvent
 from deniable.grouping import Unit
 from deniable.sampling import Sampler
@@ -43,31 +49,74 @@ class Piece:
     sampler_state: dict[str, Any]
 
 
-class Drawn:
-    """Draws logical batches and cuts them into pieces of whole units, of at most `rows` rows.
+class DrawnBatches(torch.utils.data.Sampler[list[int]]):
+    """A batch sampler for any DataLoader: draws logical batches, in pieces of at most `rows` rows.
 
-    A unit of more rows than that is a piece of its own. A DataLoader reads ahead, so each piece is
-    remembered, in order, with the sampler's state.
+    Pieces are of whole units; a unit of more rows is a piece of its own. Each is remembered, in
+    order, until it arrives. Made by `PrivateSession.batch_sampler`.
+
+    Args:
+        sampler: who decides.
+        noise: what is released of each batch.
+        unit: what is drawn.
+        rows: the most rows of a piece; None: every batch is whole.
+        steps: how many batches a pass through this sampler draws; asked when it begins.
+        begin: called when a pass begins.
     """
 
     def __init__(
-        self, sampler: Sampler, noise: GaussianEvent, unit: Unit, steps: int, rows: int | None
+        self,
+        sampler: Sampler,
+        noise: GaussianEvent,
+        unit: Unit,
+        rows: int | None,
+        steps: Callable[[], int],
+        begin: Callable[[], None],
     ) -> None:
         self.sampler, self.noise, self.unit = sampler, noise, unit
-        self.steps, self.rows = steps, rows
-        self.pieces: deque[Piece] = deque()
+        self.rows, self._steps, self._begin = rows, steps, begin
+        self._drawn: deque[Piece] = deque()
 
     def __iter__(self) -> Iterator[list[int]]:
         """Lists of indices, one a piece; an empty batch is one piece of no rows."""
         return (indices.tolist() for indices in self.indices())
 
+    def __len__(self) -> int:
+        """How many batches the next pass draws; unknown where they come in pieces."""
+        if self.rows is not None:
+            raise TypeError("The number of pieces is not known beforehand: batches vary in size.")
+        return self._steps()
+
+    def arrived(self, batch: Any) -> Piece:
+        """The piece that a batch is: the next one of those drawn.
+
+        Raises:
+            StepError: none is left, or the batch has another number of rows.
+        """
+        if not self._drawn:
+            raise StepError(
+                "A batch arrived that was not drawn. Read the data through one DataLoader on this "
+                "batch sampler, and through nothing else."
+            )
+        piece = self._drawn.popleft()
+        found = set(_lengths(batch))
+        if piece.rows not in (found or {piece.rows}):
+            raise StepError(
+                f"A batch of {piece.rows} rows was drawn, and what arrived has lengths "
+                f"{sorted(found)} along dimension 0. Leave out no row and add none: no filtering "
+                "in collate_fn, no sharding of batches."
+            )
+        return piece
+
     def indices(self) -> Iterator[Indices]:
         """The same as arrays."""
-        for _ in range(self.steps):
+        self._begin()
+        self._drawn.clear()
+        for _ in range(self._steps()):
             drawn, sizes = self.unit.rows(self.sampler.draw(), self.sampler.generator)
             event, state = self.sampler.event(self.noise), self.sampler.state()
             if self.rows is None or len(drawn) <= self.rows:
-                self.pieces.append(Piece(len(drawn), sizes, True, event, state))
+                self._drawn.append(Piece(len(drawn), sizes, True, event, state))
                 yield drawn
                 continue
             ends = np.cumsum(np.ones(len(drawn), int) if sizes is None else sizes)
@@ -77,7 +126,7 @@ class Drawn:
                 piece = drawn[start : ends[stop - 1]]
                 within = None if sizes is None else sizes[first:stop]
                 last = stop == cuts[-1]
-                self.pieces.append(Piece(len(piece), within, last, event, state))
+                self._drawn.append(Piece(len(piece), within, last, event, state))
                 yield piece
 
 
@@ -122,42 +171,100 @@ def tensors_of(data: Any) -> tuple[Tensor, ...] | None:
     return None
 
 
-def batches(data: Any, drawn: Drawn, workers: int = 0) -> Iterator[tuple[Piece, Any]]:
+def batches(data: Any, drawn: DrawnBatches, workers: int = 0) -> Iterator[tuple[Piece, Any]]:
     """Pieces and their rows, in the order drawn."""
     tensors = tensors_of(data)
     if tensors is None:
-        yield from _from_data_set(data, drawn, workers)
+        yield from arriving(data_loader(data, drawn, num_workers=workers), drawn)
         return
     for indices in drawn.indices():
         gathered = tuple(
             each.index_select(0, torch.from_numpy(indices).to(each.device)) for each in tensors
         )
         batch = gathered[0] if isinstance(data, Tensor) else gathered
-        yield drawn.pieces.popleft(), drawn.unit.augment(batch)
+        yield drawn.arrived(batch), drawn.unit.augment(batch)
 
 
-def _from_data_set(data: Dataset[Any], drawn: Drawn, workers: int) -> Iterator[tuple[Piece, Any]]:
-    loader = DataLoader(
-        data,
-        batch_sampler=drawn,
-        num_workers=workers,
-        collate_fn=_Collate(data),
-    )
+def arriving(loader: Iterable[Any], drawn: DrawnBatches) -> Iterator[tuple[Piece, Any]]:
+    """What a loader on the drawn batches yields, each recognised."""
     for batch in loader:
-        yield drawn.pieces.popleft(), drawn.unit.augment(batch)
+        yield drawn.arrived(batch), drawn.unit.augment(batch)
+
+
+def data_loader(data: Any, drawn: DrawnBatches, **arguments: Any) -> DataLoader[Any]:
+    """A DataLoader of the drawn batches, in which an empty one is like any other.
+
+    Raises:
+        PlanError: an argument that would choose the rows, or their order, in another way.
+    """
+    for name in ("batch_size", "shuffle", "sampler", "batch_sampler", "drop_last", "in_order"):
+        if name in arguments:
+            raise PlanError(f"The plan decides which rows make up a batch; leave out {name}.")
+    tensors = tensors_of(data)
+    source = data if tensors is None else TensorDataset(*tensors)
+    collate = _Collate(source, arguments.pop("collate_fn", None) or default_collate)
+    return DataLoader(source, batch_sampler=drawn, collate_fn=collate, **arguments)
 
 
 class _Collate:
-    """The default collation, which also knows what an empty batch looks like."""
+    """A collation which also knows what an empty batch looks like."""
 
-    def __init__(self, data: Any) -> None:
-        self.data = data
+    def __init__(self, data: Any, collate: Callable[[list[Any]], Any]) -> None:
+        self.data, self.collate = data, collate
 
     def __call__(self, samples: Sequence[Any]) -> Any:
         if samples:
-            return default_collate(list(samples))
-        template = default_collate([self.data[0]])
+            return self.collate(list(samples))
+        template = self.collate([self.data[0]])
         return tree_map(lambda leaf: leaf[:0] if isinstance(leaf, Tensor) else leaf, template)
+
+
+def refuse_repeats(loader: Any) -> None:
+    """Refuses a loader that is known to read an example twice into a batch.
+
+    Raises:
+        PlanError: its sampler draws with replacement.
+    """
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    for sampler in (getattr(loader, "sampler", None), getattr(batch_sampler, "sampler", None)):
+        if getattr(sampler, "replacement", False):
+            raise PlanError(
+                f"{type(sampler).__name__} draws with replacement, so that an example can be in a "
+                "batch twice and move its sum twice as far as is accounted. Use replacement=False."
+            )
+
+
+def rows_in(batch: Any) -> int:
+    """How many rows a batch holds.
+
+    Raises:
+        StepError: nothing in it has one entry for each row, or its parts disagree.
+    """
+    found = set(_lengths(batch))
+    if len(found) != 1:
+        raise StepError(
+            "A batch must hold tensors with one row for each example along dimension 0, got "
+            f"lengths {sorted(found)}. Let collate_fn stack what belongs to an example so."
+        )
+    return found.pop()
+
+
+def _lengths(batch: Any) -> Iterator[int]:
+    """The lengths of everything in a batch that may have one entry for each row."""
+    match batch:
+        case Tensor():
+            yield from [len(batch)] if batch.dim() else []
+        case PackedSequence():
+            yield int(batch.batch_sizes[0]) if len(batch.batch_sizes) else 0
+        case Mapping():
+            for each in batch.values():
+                yield from _lengths(each)
+        case tuple() | list():
+            parts = [each for each in batch if not isinstance(each, (str, bytes, int, float))]
+            if len(parts) < len(batch):
+                yield len(batch)
+            for each in parts:
+                yield from _lengths(each)
 
 
 def fingerprint(data: Any, rows: int = 64) -> str:
@@ -173,3 +280,22 @@ def fingerprint(data: Any, rows: int = 64) -> str:
         sample = tensor.detach()[spaced.to(tensor.device)].cpu().contiguous()
         digest.update(sample.view(torch.uint8).numpy().tobytes() if sample.numel() else b"")
     return digest.hexdigest()[:16]
+
+
+class Watched:
+    """A loader whose batches are recognised as they arrive; made by `PrivateSession.watch`.
+
+    Its length and every other attribute are the loader's.
+    """
+
+    def __init__(self, loader: Any, follow: Callable[[Any], Iterator[Any]]) -> None:
+        self._loader, self._follow = loader, follow
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._follow(self._loader)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)

@@ -8,7 +8,7 @@ records it, and the optimizer receives the release in its step pre-hook.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,18 +17,29 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from deniable.accounting import Meter, spent
-from deniable.batches import Drawn, Piece, batches, examples_in, fingerprint
+from deniable.batches import (
+    DrawnBatches,
+    Piece,
+    Watched,
+    arriving,
+    batches,
+    data_loader,
+    examples_in,
+    fingerprint,
+    refuse_repeats,
+    rows_in,
+)
 from deniable.bounds import Bound, Clip, Observed
 from deniable.eligibility import Unchanged, bound_parameters
 from deniable.errors import AttachError, BudgetError, CheckpointError, PlanError, StepError
-from deniable.events import ComposedEvent, from_json, singles, to_json
+from deniable.events import ComposedEvent, from_json, neighbouring_of, notes, singles, to_json
 from deniable.gradients import Capture, Groups, exactly
 from deniable.grouping import Example, Unit
 from deniable.ledger import Ledger
 from deniable.noise import Gaussian, noise_generator
 from deniable.plan import Plan
 from deniable.randomness import Streams
-from deniable.sampling import Sampler
+from deniable.sampling import OwnLoader, Sampler
 from deniable.scaling import LossScale
 from deniable.units import BoundedSum, Sensitivity, Spent
 
@@ -136,6 +147,11 @@ class PrivateSession:
         self.seeded, self.secure = seed is not None, secure
         self.run_id = run_id or uuid.uuid4().hex[:12]
         self._bound, self._unit = bound, unit
+        if plan.sampling == OwnLoader.name and not isinstance(unit, Example):
+            raise AttachError(
+                f"{type(unit).__name__} decides which rows are read together, so that your own "
+                "loader cannot. Make the plan with another sampling, or leave out unit."
+            )
         self._denominator = unit.denominator(plan.batch_size)
         self._loss_reduction = loss_reduction
         self._parameters = bound_parameters(model, optimizer)
@@ -164,6 +180,7 @@ class PrivateSession:
         self._sampler_state = self._sampler.state()
         self._data: str | None = None
         self._piece: Piece | None = None
+        self._pass = 0
         self._unstepped = False
         self._summed = 0
         self._releasing = False
@@ -197,27 +214,80 @@ class PrivateSession:
             PlanError: the data set does not hold `plan.examples` examples.
             StepError: a drawn batch was passed over without `optimizer.step()`.
         """
-        if rows is not None and not rows >= 1:
-            raise PlanError(f"rows must be at least 1, got {rows!r}.")
-        self._recognise(data)
-        if not isinstance(self._sampler, Sampler):
+        drawn = self._drawn(data, rows, steps)
+        yield from self._follow(batches(data, drawn, workers))
+
+    def loader(
+        self, data: Any, rows: int | None = None, steps: int | None = None, **arguments: Any
+    ) -> Watched:
+        """A DataLoader whose batches are drawn as the plan says, for loops that count epochs.
+
+        A pass through it is an epoch; the passes end when the plan does. Frameworks that take a
+        loader can be given this one, as long as they step on a batch before they ask for the next.
+
+        Args:
+            data: tensors, or a map-style data set.
+            rows: the most rows that are in memory at once, as in `batches`.
+            steps: how many logical batches a pass has; `plan.steps_per_epoch` if not given.
+            arguments: for the DataLoader: `num_workers`, `collate_fn`, `pin_memory` and so on.
+
+        Raises:
+            PlanError: the data set does not hold `plan.examples` examples, or an argument would
+                choose rows in another way.
+        """
+        return self.watch(data_loader(data, self.batch_sampler(data, rows, steps), **arguments))
+
+    def batch_sampler(
+        self, data: Any, rows: int | None = None, steps: int | None = None
+    ) -> DrawnBatches:
+        """The plan's batches as a batch sampler, for a DataLoader that you build.
+
+        Give that loader to `watch`. A batch may be empty: your `collate_fn` then gets an empty
+        list, which torch's own does not take; `loader` knows what to do.
+
+        Args:
+            data: what the DataLoader reads.
+            rows: the most rows of a piece, as in `batches`.
+            steps: how many logical batches a pass has; `plan.steps_per_epoch` if not given.
+
+        Raises:
+            PlanError: the data set does not hold `plan.examples` examples, or the plan leaves the
+                drawing to your own loader.
+        """
+        return self._drawn(data, rows, self.plan.steps_per_epoch if steps is None else steps)
+
+    def watch(self, loader: Any) -> Watched:
+        """Your own loader, whose batches are recognised as they arrive.
+
+        On a `batch_sampler` of this session, what arrives must be what was drawn, in its order. Any
+        other loader needs a plan with `sampling="own-loader"`, which claims no amplification.
+
+        Args:
+            loader: a DataLoader or, for an own loader, any iterable of batches that reads an
+                example at most once into a batch.
+
+        Raises:
+            PlanError: the loader draws otherwise than the plan says.
+        """
+        drawn = getattr(loader, "batch_sampler", None)
+        if isinstance(drawn, DrawnBatches):
+            if drawn.sampler is not self._sampler or not getattr(loader, "in_order", True):
+                raise PlanError(
+                    "A loader on drawn batches needs the batch_sampler of this very session, and "
+                    "in_order=True."
+                )
+            return Watched(loader, lambda each: self._follow(arriving(each, drawn)))
+        if isinstance(self._sampler, Sampler):
             raise PlanError(
-                f"The plan's sampling is {self.plan.sampling!r}: deniable draws no batches. Give "
-                "your loader to private.watch(loader), or make the plan with another sampling."
+                f"The plan's sampling is {self.plan.sampling!r}, but this loader draws its batches "
+                "otherwise, so the plan's epsilon would be wrong. Use private.loader(data_set), or "
+                "a DataLoader on private.batch_sampler(data_set), or make the plan with "
+                "sampling='own-loader'."
             )
-        left = self.ends_at - self.steps
-        self._sampler.restore(self._sampler_state)
-        most = left if steps is None else min(steps, left)
-        drawn = Drawn(self._sampler, self._noise.event, self._unit, most, rows)
-        self._discard()
-        try:
-            for piece, batch in batches(data, drawn, workers):
-                self._piece, self._unstepped = piece, True
-                self._capture.open(piece.rows, Groups(piece.sizes) if piece.sizes else None)
-                yield batch
-                self._pass_over()
-        finally:
-            self._discard()
+        refuse_repeats(loader)
+        if hasattr(getattr(loader, "dataset", None), "__len__"):
+            self._recognise(loader.dataset)
+        return Watched(loader, lambda each: self._follow(self._unsampled(each)))
 
     def backward(self, losses: Tensor) -> None:
         """Backward for a vector of one loss per row, whatever `loss_reduction` says.
@@ -253,7 +323,8 @@ class PrivateSession:
         """
         stop = min(self.steps + ahead, self.plan.steps)
         event = ComposedEvent((self._run.released_event(), self.plan.part(self.steps, stop)))
-        return Spent(self._meter.epsilon(event), self.plan.delta)
+        epsilon = self._meter.epsilon(event)
+        return Spent(epsilon, self.plan.delta, neighbouring_of(event), notes(event))
 
     @property
     def ends_at(self) -> int:
@@ -301,6 +372,57 @@ class PrivateSession:
         self._run.settle()
         if self._owns_ledger:
             self._ledger.close()
+
+    # -- batches as they arrive ----------------------------------------------------------------
+
+    def _drawn(self, data: Any, rows: int | None, steps: int | None) -> DrawnBatches:
+        if rows is not None and not rows >= 1:
+            raise PlanError(f"rows must be at least 1, got {rows!r}.")
+        sampler = self._sampler
+        if not isinstance(sampler, Sampler):
+            raise PlanError(
+                f"The plan's sampling is {self.plan.sampling!r}: deniable draws no batches. Give "
+                "your loader to private.watch(loader), or make the plan with another sampling."
+            )
+        self._recognise(data)
+
+        def left() -> int:
+            most = self.ends_at - self.steps
+            return most if steps is None else min(steps, most)
+
+        def begin() -> None:
+            sampler.restore(self._sampler_state)  # what was read ahead is drawn again
+
+        return DrawnBatches(sampler, self._noise.event, self._unit, rows, left, begin)
+
+    def _unsampled(self, loader: Iterable[Any]) -> Iterator[tuple[Piece, Any]]:
+        """Batches of the user's own loader, until the plan ends."""
+        event = self._sampler.event(self._noise.event)
+        for batch in loader:
+            if self.steps >= self.ends_at:
+                return
+            yield Piece(rows_in(batch), None, True, event, {}), batch
+
+    def _follow(self, pieces: Iterator[tuple[Piece, Any]]) -> Iterator[Any]:
+        """Hands out batches, each when the one before has been stepped on."""
+        self._discard()
+        self._pass += 1
+        mine = self._pass
+        try:
+            for piece, batch in pieces:
+                if mine != self._pass:
+                    raise StepError(
+                        "Another pass through the data began before this one was over. Finish or "
+                        "leave one loop before the next."
+                    )
+                self._piece, self._unstepped = piece, True
+                self._capture.open(piece.rows, Groups(piece.sizes) if piece.sizes else None)
+                yield batch
+                if mine == self._pass:
+                    self._pass_over()
+        finally:
+            if mine == self._pass:
+                self._discard()
 
     # -- one release ---------------------------------------------------------------------------
 
@@ -471,6 +593,12 @@ class PrivateSession:
                 f"Attach with run_id={state['run_id']!r} and the ledger of that run."
             )
         stated = self._run.position
+        if stated > state["steps"] and not isinstance(self._sampler, Sampler):
+            raise CheckpointError(
+                f"The ledger counts {stated} steps as released, the saved state {state['steps']}, "
+                "and which batches your own loader gave in between is not saved: the same noise "
+                "would meet other gradients. Start a new run from the saved model; both are spent."
+            )
         if stated > state["steps"] and not replay:
             raise CheckpointError(
                 f"The ledger counts {stated} steps as released, the saved state {state['steps']}. "

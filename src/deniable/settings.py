@@ -67,6 +67,9 @@ class Settings:
         lr: the optimizer's learning rate.
         momentum: of sgd and rmsprop.
         batch_size: how many examples a step draws on average.
+        sampling: how batches come about: poisson, truncated-poisson, fixed-size or shuffled.
+        max_batch_size: the largest batch of truncated-poisson.
+        neighbouring: add-or-remove or replace; None: what is usual for the sampling.
         epochs: passes over the data; None: as many as epsilon and the noise allow.
         epsilon: what may be spent; None: what epochs and noise come to.
         noise_multiplier: standard deviation of the noise over the clip norm; None: solved.
@@ -87,6 +90,9 @@ class Settings:
     optimizer: str
     lr: float
     batch_size: int
+    sampling: str = "poisson"
+    max_batch_size: int | None = None
+    neighbouring: str | None = None
     epochs: float | None = None
     epsilon: float | None = None
     noise_multiplier: float | None = None

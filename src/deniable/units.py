@@ -88,10 +88,27 @@ class Spent:
 
     For neighbouring data sets D, D' and every set S of outcomes,
     `P[M(D) in S] <= exp(epsilon) * P[M(D') in S] + delta`.
+
+    Attributes:
+        epsilon: infinite without noise.
+        delta: the probability with which epsilon may fail to hold.
+        neighbouring: which data sets are compared.
+        notes: what must be said beside it, in sentences: that no amplification is claimed, say.
     """
 
     epsilon: float
     delta: float
+    neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Epsilon and delta; the usual relation, and no notes, go without saying."""
+        shown = f"epsilon={self.epsilon!r}, delta={self.delta!r}"
+        if self.neighbouring is not Neighbouring.ADD_OR_REMOVE:
+            shown += f", neighbouring={self.neighbouring.value!r}"
+        if self.notes:
+            shown += f", notes={self.notes!r}"
+        return f"Spent({shown})"
 
     @property
     def is_private(self) -> bool:

@@ -13,7 +13,7 @@ from deniable.accounting.moments import MomentsAccountant
 from deniable.accounting.pld import PldAccountant
 from deniable.accounting.rdp import RdpAccountant
 from deniable.errors import AccountingError
-from deniable.events import Event
+from deniable.events import Event, neighbouring_of, notes
 from deniable.units import Spent
 
 
@@ -82,4 +82,5 @@ def spent(event: Event, delta: float, accountant: str = "pld") -> Spent:
     >>> round(spent(GaussianEvent(5.0), 1e-5).epsilon, 2)
     0.73
     """
-    return Spent(accountant_named(accountant).epsilon(event, delta), delta)
+    epsilon = accountant_named(accountant).epsilon(event, delta)
+    return Spent(epsilon, delta, neighbouring_of(event), notes(event))

@@ -17,6 +17,19 @@ from deniable.plan import Plan
 def plan_command(
     examples: Annotated[int, typer.Option(help="Examples in the data set; a public number.")],
     batch_size: Annotated[int, typer.Option(help="Examples that a step draws on average.")],
+    sampling: Annotated[
+        str,
+        typer.Option(
+            help="How batches come about: poisson, truncated-poisson, fixed-size, shuffled or "
+            "own-loader."
+        ),
+    ] = "poisson",
+    max_batch_size: Annotated[
+        int | None, typer.Option(help="The largest batch of truncated-poisson.")
+    ] = None,
+    neighbouring: Annotated[
+        str | None, typer.Option(help="add-or-remove or replace [what is usual for the sampling].")
+    ] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps, in place of epochs.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="The most that may be spent.")] = None,
@@ -43,6 +56,9 @@ def plan_command(
         noise_multiplier=noise_multiplier,
         steps=steps,
         epochs=epochs,
+        sampling=sampling,
+        max_batch_size=max_batch_size,
+        neighbouring=neighbouring,
         accountant=accountant,
     )
     found = claim.claims(plan.event, plan.delta)
@@ -54,6 +70,7 @@ def plan_command(
     console = Console()
     rows = {
         "examples": f"{plan.examples:,}",
+        "sampling": plan.sampling,
         "sampling rate": f"{plan.batch_size:,}/{plan.examples:,} = {plan.sampling_rate:.6g}",
         "expected batch size": f"{plan.batch_size:,}",
         "steps": f"{plan.steps:,}",

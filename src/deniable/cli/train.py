@@ -47,6 +47,15 @@ def train_command(
     batch_size: Annotated[
         int | None, typer.Option(help="Examples that a step draws on average [by data set].")
     ] = None,
+    sampling: Annotated[
+        str, typer.Option(help="poisson, truncated-poisson, fixed-size or shuffled.")
+    ] = "poisson",
+    max_batch_size: Annotated[
+        int | None, typer.Option(help="The largest batch of truncated-poisson.")
+    ] = None,
+    neighbouring: Annotated[
+        str | None, typer.Option(help="add-or-remove or replace [by sampling].")
+    ] = None,
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the data [by data set].")
     ] = None,
@@ -104,6 +113,9 @@ def train_command(
         lr=lr,
         momentum=momentum,
         batch_size=batch_size,
+        sampling=sampling,
+        max_batch_size=max_batch_size,
+        neighbouring=neighbouring,
         epochs=epochs,
         epsilon=epsilon,
         noise_multiplier=noise_multiplier,

@@ -67,29 +67,36 @@ class Statement:
 
     def counts(self, before: int | None = None) -> dict[Event, int]:
         """How many steps are stated as each event, of all or of those before a position."""
-        found: dict[Event, int] = {}
-        for event in dict.fromkeys(each.event for each in self.reservations):
-            count = sum(
-                max(0, (stop if before is None else min(stop, before)) - start)
-                for start, stop in self._intervals(event)
-            )
-            if count:
-                found[event] = count
-        return found
+        reserved: dict[Event, list[tuple[int, int]]] = {}
+        for each in self.reservations:
+            stop = each.stop if before is None else min(each.stop, before)
+            if stop > each.start:
+                reserved.setdefault(each.event, []).append((each.start, stop))
+        return {
+            event: sum(stop - start for start, stop in _merged(steps))
+            for event, steps in reserved.items()
+        }
 
     def _intervals(self, event: Event) -> list[tuple[int, int]]:
         """The steps that are reserved as `event`: sorted, disjoint, none adjacent."""
-        merged: list[tuple[int, int]] = []
-        for start, stop in sorted(
-            (each.start, each.stop)
-            for each in self.reservations
-            if each.event == event and each.stop > each.start
-        ):
-            if merged and start <= merged[-1][1]:
-                merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
-            else:
-                merged.append((start, stop))
-        return merged
+        return _merged(
+            [
+                (each.start, each.stop)
+                for each in self.reservations
+                if each.event == event and each.stop > each.start
+            ]
+        )
+
+
+def _merged(steps: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same steps: sorted, disjoint, none adjacent."""
+    merged: list[tuple[int, int]] = []
+    for start, stop in sorted(steps):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        else:
+            merged.append((start, stop))
+    return merged
 
 
 def composed(counts: Mapping[Event, int]) -> Event:

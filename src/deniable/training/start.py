@@ -20,6 +20,7 @@ from deniable.models import build, optimizer_for
 from deniable.plan import Plan
 from deniable.randomness import Streams
 from deniable.runfolder import RunFolder
+from deniable.sampling import OwnLoader
 from deniable.session import attach
 from deniable.settings import Settings
 from deniable.training.run import Run
@@ -49,10 +50,18 @@ def begin(
         DeniableError: the settings, the data or the plan do not fit together; the message says the
             mend.
     """
+    if settings.sampling == OwnLoader.name:
+        raise SettingsError(
+            "This loop draws its batches itself; sampling='own-loader' is for loops of your own. "
+            "Choose poisson, truncated-poisson, fixed-size or shuffled."
+        )
     data = _load(settings, progress)
     plan = Plan(
         examples=len(data.train.inputs),
         batch_size=settings.batch_size,
+        sampling=settings.sampling,
+        max_batch_size=settings.max_batch_size,
+        neighbouring=settings.neighbouring,
         epochs=settings.epochs,
         epsilon=settings.epsilon,
         noise_multiplier=settings.noise_multiplier,
