@@ -71,6 +71,49 @@ def test_the_first_lines_say_why_batches_vary_and_what_epsilon_bounds(
         assert words in first
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["truncated-poisson", "--max-batch-size", "1040"],
+            "no more than a public number were kept",
+        ),
+        (["fixed-size"], "random batch of fixed size"),
+        (["shuffled"], "No amplification by sampling is claimed"),
+        (["shuffled", "--neighbouring", "replace"], "both hold the same number of units"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_every_sampling_trains_and_its_report_says_which_it_was(
+    options: list[str], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Pitfall: privacy 1."""
+    assert train(*QUICK, "--out", tmp_path, "--sampling", *options) == 0
+    printed = capfd.readouterr()
+    opening = printed.err.partition("step 1 of 6")[0]
+    assert "guarantee counts on that chance" in opening or "No amplification" in opening
+    assert ("no amplification by sampling is claimed" in printed.out) == ("shuffled" in options)
+    assert said in RunFolder(tmp_path).report.read_text(encoding="utf-8")
+    assert f"--sampling {options[0]}" in RunFolder(tmp_path).report.read_text(encoding="utf-8")
+
+
+def test_an_interrupted_run_on_shuffled_data_ends_as_if_it_never_stopped(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of an epoch. Pitfall: privacy 11."""
+    given = [*QUICK, "--sampling", "shuffled", "--batch-size", "400", "--seed", "2", "--json"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert train(*given, "--out", whole) == 0
+    capfd.readouterr()
+    with monkeypatch.context() as patch:
+        ctrl_c_at(4, patch)
+        assert train(*given, "--out", stopped) == 130
+    assert train("--resume", stopped) == 0
+    assert RunFolder(whole).model.read_bytes() == RunFolder(stopped).model.read_bytes()
+    costs = [RunFolder(each).read()["results"]["epsilon"] for each in (whole, stopped)]
+    assert costs[0] == costs[1]
+
+
 def test_json_is_one_object_and_nothing_else_on_standard_output(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +189,9 @@ def test_mistakes_are_a_message_and_status_2(
         ("--epsilon", "-1"): "epsilon must be",
         ("--batch-size", "5000"): "batch_size must be",
         ("--epsilon", "1", "--noise-multiplier", "1", "--epochs", "1"): "exactly two of",
+        ("--sampling", "own-loader"): "draws its batches itself",
+        ("--sampling", "truncated-poisson"): "needs max_batch_size",
+        ("--sampling", "fixed-size", "--neighbouring", "add-or-remove"): "is no guarantee",
         ("--resume", str(tmp_path / "absent")): "holds no run",
         ("--resume", str(tmp_path), "--lr", "1"): "leave out --lr",
     }

@@ -95,6 +95,7 @@ def closing(record: Mapping[str, Any]) -> str:
             f"Epsilon        {words.rounded_up(results['epsilon'])} at delta "
             f"{results['delta']:g}{seeded}"
         )
+        lines += results.get("notes", [])
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from deniable import words
 from deniable.accounting import privacy_curve
 from deniable.cli import claim
-from deniable.events import to_json
+from deniable.events import notes, to_json
 from deniable.ledger import Ledger, RunRecord
 from deniable.report.statement import releases
 from deniable.runfolder import RunFolder
@@ -47,6 +47,7 @@ def spend_command(
         values = {
             "ledger": str(ledger),
             "delta": stated_at,
+            "notes": list(notes(event)),
             "runs": [_record(each) for each in records],
             **claim.as_json(found, curve),
         }
@@ -61,6 +62,8 @@ def spend_command(
     }
     console.print(claim.table("Together", rows | claim.epsilon_rows(found)))
     claim.explain(console, curve)
+    for note in notes(event):
+        claim.say(console, note)
     claim.say(console, "Steps that a killed process had reserved count as released.")
 
 

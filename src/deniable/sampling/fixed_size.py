@@ -41,6 +41,6 @@ class FixedSizeSampler(Sampler):
     def in_words(self) -> str:
         """How batches come about and what the guarantee makes of it."""
         return (
-            f"Each step draws {self.batch_size:,} of the {self.examples:,} examples at random, "
-            "whoever was drawn before. The guarantee counts on that chance."
+            f"Batches have one size: each step draws {self.batch_size:,} of the {self.examples:,} "
+            "examples at random, whoever was drawn before. The guarantee counts on that chance."
         )

@@ -87,6 +87,8 @@ class Run:
         return {
             "epsilon": finite(claim.epsilon),
             "delta": claim.delta,
+            "neighbouring": claim.neighbouring.value,
+            "notes": list(claim.notes),
             "steps": self.private.steps,
             "seconds": self.seconds,
             "non_private": not claim.is_private,
