@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dp_accounting
@@ -32,6 +34,7 @@ from deniable.events import (
     TruncatedPoissonSampledEvent,
     neighbouring_of,
 )
+from deniable.sampling import SAMPLINGS, make_sampling
 from deniable.units import Neighbouring
 from oracles import neighbours
 from oracles.privacy_curves import epsilon_at
@@ -332,3 +335,17 @@ def test_noise_is_solved_for_every_sampling(
 
     noise = noise_multiplier_for(event_at, epsilon=1.5, delta=1e-5)
     assert 0.99 * 1.5 <= spent(event_at(noise), 1e-5).epsilon <= 1.5
+
+
+def test_the_noise_that_the_documentation_gives_for_each_sampling_is_what_epsilon_3_needs() -> None:
+    """`docs/sampling.md`: over the clip norm, to two or three digits."""
+    page = (Path(__file__).parents[2] / "docs" / "sampling.md").read_text(encoding="utf-8")
+    rows = re.findall(r'^\| `"(.+?)"` \|.*\| ([\d., ]+) \|$', page, re.MULTILINE)
+    assert [name for name, _ in rows] == list(SAMPLINGS)
+    for name, printed in rows:
+        largest = 336 if name == "truncated-poisson" else None
+        sampling = make_sampling(name, 60_000, 256, largest)
+        for relation, noise in zip(sampling.relations, printed.split(", "), strict=True):
+            over_norm = float(noise) / SENSITIVITY[relation]
+            event = sampling.part(GaussianEvent(over_norm, relation), 0, 15 * 234)
+            assert spent(event, 1e-5).epsilon == pytest.approx(3.0, rel=0.02)
