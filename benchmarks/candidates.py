@@ -114,7 +114,7 @@ def deniable_loop(
     if choices is not None:
         private._capture.chooser.restore(choices)
     everyone = np.arange(setting.batch)
-    private._sampler.draw = lambda: everyone  # type: ignore[method-assign]
+    private._source.sampling.draw = lambda: everyone  # type: ignore[method-assign]
     batches = private.batches((inputs, labels))
     return Loop(model, optimizer, batches, setting.workload.loss), private
 

@@ -35,6 +35,7 @@ MODULES = (
     "deniable.plan",
     "deniable.sampling",
     "deniable.batches",
+    "deniable.rows",
     "deniable.session",
     "deniable.grouping",
     "deniable.isolation",

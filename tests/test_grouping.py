@@ -153,8 +153,9 @@ def test_the_plan_counts_users() -> None:
     for inputs, labels in private.batches(data):
         F.cross_entropy(model(inputs), labels).backward()
         optimizer.step()
-    record = private._ledger.runs()[0]
-    assert record.description["unit"]["protects"].startswith("one user")
+    stated = private._ledger.contents()
+    assert stated.unit is not None
+    assert stated.unit.startswith("one user")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ compared with what arrives.
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
-from deniable.errors import PlanError, StepError
+from deniable.errors import AttachError, CheckpointError, PlanError, StepError
 from deniable.events import Event, GaussianEvent
-from deniable.grouping import Unit
+from deniable.grouping import Example, Unit
+from deniable.plan import Plan
+from deniable.rows import examples_in, fingerprint, lengths_in, rows_in, tensors_of
 from deniable.sampling import Sampler
 
 Indices = NDArray[np.int64]
@@ -99,7 +99,7 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
                 "batch sampler, and through nothing else."
             )
         piece = self._drawn.popleft()
-        found = set(_lengths(batch))
+        found = set(lengths_in(batch))
         if piece.rows not in (found or {piece.rows}):
             raise StepError(
                 f"A batch of {piece.rows} rows was drawn, and what arrived has lengths "
@@ -137,38 +137,6 @@ def _cuts(ends: NDArray[np.int64], rows: int) -> list[int]:
         start = ends[cuts[-1] - 1] if cuts[-1] else 0
         cuts.append(max(cuts[-1] + 1, int(np.searchsorted(ends, start + rows, side="right"))))
     return cuts
-
-
-def examples_in(data: Any) -> int:
-    """How many examples a data set holds.
-
-    Raises:
-        PlanError: it has no length, or its tensors disagree.
-    """
-    tensors = tensors_of(data)
-    if tensors is None:
-        if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-            raise PlanError(
-                "private.batches expects tensors or a map-style data set (with __len__ and "
-                f"__getitem__), got {type(data).__name__}. An iterable stream cannot be sampled "
-                "at random."
-            )
-        return len(data)
-    lengths = {len(tensor) for tensor in tensors}
-    if len(lengths) != 1:
-        raise PlanError(f"Tensors of one data set must have the same length, got {lengths}.")
-    return lengths.pop()
-
-
-def tensors_of(data: Any) -> tuple[Tensor, ...] | None:
-    """The tensors of a data set that is nothing else; None for every other data set."""
-    if isinstance(data, Tensor):
-        return (data,)
-    if type(data) is TensorDataset:
-        return data.tensors
-    if isinstance(data, (tuple, list)) and data and all(isinstance(each, Tensor) for each in data):
-        return tuple(data)
-    return None
 
 
 def batches(data: Any, drawn: DrawnBatches, workers: int = 0) -> Iterator[tuple[Piece, Any]]:
@@ -216,15 +184,136 @@ class _Collate:
         if samples:
             return self.collate(list(samples))
         template = self.collate([self.data[0]])
+        if isinstance(template, Mapping):
+            template = dict(template)  # torch looks into plain ones only
         return tree_map(lambda leaf: leaf[:0] if isinstance(leaf, Tensor) else leaf, template)
 
 
-def refuse_repeats(loader: Any) -> None:
-    """Refuses a loader that is known to read an example twice into a batch.
+class Source:
+    """Where a session's batches come from: the plan's sampler, or the user's own loader.
+
+    Args:
+        plan: how batches come about.
+        unit: what is drawn.
+        generator: the stream that decides who joins.
+        left: how many logical batches are still to come.
+        recognise: told the fingerprint of the data; raises where that is not the ledger's.
+
+    Attributes:
+        sampling: the plan's.
+        state: the sampling as of the last released batch.
+        data: the fingerprint of the data, once there is any.
 
     Raises:
-        PlanError: its sampler draws with replacement.
+        AttachError: the unit needs batches that are drawn, and the plan has none.
     """
+
+    def __init__(
+        self,
+        plan: Plan,
+        unit: Unit,
+        generator: np.random.Generator,
+        left: Callable[[], int],
+        recognise: Callable[[str], None],
+    ) -> None:
+        self.plan, self.unit = plan, unit
+        self.sampling = plan.sampler(generator)
+        self.state = self.sampling.state()
+        self.data: str | None = None
+        self._left, self._ledger_recognises = left, recognise
+        if not isinstance(self.sampling, Sampler) and not isinstance(unit, Example):
+            raise AttachError(
+                f"{type(unit).__name__} decides which rows are read together, so that your own "
+                "loader cannot. Make the plan with another sampling, or leave out unit."
+            )
+
+    def drawn(self, data: Any, rows: int | None, steps: int | None) -> DrawnBatches:
+        """The batch sampler of passes over `data`, of `steps` batches each.
+
+        Raises:
+            PlanError: the data do not fit the plan, or the plan leaves the drawing to a loader.
+        """
+        if rows is not None and not rows >= 1:
+            raise PlanError(f"rows must be at least 1, got {rows!r}.")
+        if not isinstance(self.sampling, Sampler):
+            raise PlanError(
+                f"The plan's sampling is {self.plan.sampling!r}: deniable draws no batches. Give "
+                "your loader to private.watch(loader), or make the plan with another sampling."
+            )
+        self.recognise(data)
+
+        def left() -> int:
+            return self._left() if steps is None else min(steps, self._left())
+
+        def begin() -> None:
+            self.sampling.restore(self.state)  # what was read ahead is drawn again
+
+        return DrawnBatches(self.sampling, self.plan.noise_event, self.unit, rows, left, begin)
+
+    def check(self, loader: Any) -> None:
+        """Refuses a loader whose batches come about otherwise than the plan says.
+
+        Raises:
+            PlanError: what is wrong, and the mend.
+        """
+        drawn = getattr(loader, "batch_sampler", None)
+        if isinstance(drawn, DrawnBatches):
+            if drawn.sampler is not self.sampling or not getattr(loader, "in_order", True):
+                raise PlanError(
+                    "A loader on drawn batches needs the batch_sampler of this very session, and "
+                    "in_order=True."
+                )
+        elif isinstance(self.sampling, Sampler):
+            raise PlanError(
+                f"The plan's sampling is {self.plan.sampling!r}, but this loader draws its batches "
+                "otherwise, so the plan's epsilon would be wrong. Use private.loader(data_set), or "
+                "a DataLoader on private.batch_sampler(data_set), or make the plan with "
+                "sampling='own-loader'."
+            )
+        else:
+            _refuse_repeats(loader)
+            if hasattr(getattr(loader, "dataset", None), "__len__"):
+                self.recognise(loader.dataset)
+
+    def arriving(self, loader: Any) -> Iterator[tuple[Piece, Any]]:
+        """What a loader yields, each batch as the piece that it is."""
+        drawn = getattr(loader, "batch_sampler", None)
+        if isinstance(drawn, DrawnBatches):
+            yield from arriving(loader, drawn)
+            return
+        event = self.sampling.event(self.plan.noise_event)
+        for batch in loader:
+            if not self._left():
+                return
+            yield Piece(rows_in(batch), None, True, event, {}), batch
+
+    def recognise(self, data: Any) -> None:
+        """Refuses data of another size than the plan's, or other data than before.
+
+        Raises:
+            PlanError: the plan is for another number of units.
+            CheckpointError: it is another data set.
+            LedgerError: the ledger is that of another data set.
+        """
+        examples = self.unit.population(examples_in(data))
+        if examples != self.plan.examples:
+            raise PlanError(
+                f"The plan is for {self.plan.examples} examples, got a data set of {examples}. "
+                "The number of examples (or users) is public and decides the sampling rate: make "
+                "the plan with examples=len(data), or the number of users."
+            )
+        found = fingerprint(data)
+        if self.data not in (None, found):
+            raise CheckpointError(
+                "The data set is not the one that this session was trained on, so continuing "
+                "would add the same noise to other data. Start a new run on the new data."
+            )
+        self._ledger_recognises(found)
+        self.data = found
+
+
+def _refuse_repeats(loader: Any) -> None:
+    """Refuses a loader that is known to read an example twice into a batch."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     for sampler in (getattr(loader, "sampler", None), getattr(batch_sampler, "sampler", None)):
         if getattr(sampler, "replacement", False):
@@ -232,54 +321,6 @@ def refuse_repeats(loader: Any) -> None:
                 f"{type(sampler).__name__} draws with replacement, so that an example can be in a "
                 "batch twice and move its sum twice as far as is accounted. Use replacement=False."
             )
-
-
-def rows_in(batch: Any) -> int:
-    """How many rows a batch holds.
-
-    Raises:
-        StepError: nothing in it has one entry for each row, or its parts disagree.
-    """
-    found = set(_lengths(batch))
-    if len(found) != 1:
-        raise StepError(
-            "A batch must hold tensors with one row for each example along dimension 0, got "
-            f"lengths {sorted(found)}. Let collate_fn stack what belongs to an example so."
-        )
-    return found.pop()
-
-
-def _lengths(batch: Any) -> Iterator[int]:
-    """The lengths of everything in a batch that may have one entry for each row."""
-    match batch:
-        case Tensor():
-            yield from [len(batch)] if batch.dim() else []
-        case PackedSequence():
-            yield int(batch.batch_sizes[0]) if len(batch.batch_sizes) else 0
-        case Mapping():
-            for each in batch.values():
-                yield from _lengths(each)
-        case tuple() | list():
-            parts = [each for each in batch if not isinstance(each, (str, bytes, int, float))]
-            if len(parts) < len(batch):
-                yield len(batch)
-            for each in parts:
-                yield from _lengths(each)
-
-
-def fingerprint(data: Any, rows: int = 64) -> str:
-    """A short digest that tells one data set from another: its shape and evenly spaced rows.
-
-    For a data set that is not made of tensors, its length alone: its rows may be augmented anew at
-    each reading.
-    """
-    digest = hashlib.sha256(str(examples_in(data)).encode())
-    for tensor in tensors_of(data) or ():
-        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        spaced = torch.linspace(0, len(tensor) - 1, min(rows, len(tensor))).long()
-        sample = tensor.detach()[spaced.to(tensor.device)].cpu().contiguous()
-        digest.update(sample.view(torch.uint8).numpy().tobytes() if sample.numel() else b"")
-    return digest.hexdigest()[:16]
 
 
 class Watched:

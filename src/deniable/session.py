@@ -8,7 +8,7 @@ records it, and the optimizer receives the release in its step pre-hook.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,21 +17,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from deniable.accounting import Meter, spent
-from deniable.batches import (
-    DrawnBatches,
-    Piece,
-    Watched,
-    arriving,
-    batches,
-    data_loader,
-    examples_in,
-    fingerprint,
-    refuse_repeats,
-    rows_in,
-)
+from deniable.batches import DrawnBatches, Piece, Source, Watched, batches, data_loader
 from deniable.bounds import Bound, Clip, Observed
 from deniable.eligibility import Unchanged, bound_parameters
-from deniable.errors import AttachError, BudgetError, CheckpointError, PlanError, StepError
+from deniable.errors import AttachError, BudgetError, CheckpointError, StepError
 from deniable.events import ComposedEvent, from_json, neighbouring_of, notes, singles, to_json
 from deniable.gradients import Capture, Groups, exactly
 from deniable.grouping import Example, Unit
@@ -39,7 +28,7 @@ from deniable.ledger import Ledger
 from deniable.noise import Gaussian, noise_generator
 from deniable.plan import Plan
 from deniable.randomness import Streams
-from deniable.sampling import OwnLoader, Sampler
+from deniable.sampling import OwnLoader
 from deniable.scaling import LossScale
 from deniable.units import BoundedSum, Sensitivity, Spent
 
@@ -147,16 +136,17 @@ class PrivateSession:
         self.seeded, self.secure = seed is not None, secure
         self.run_id = run_id or uuid.uuid4().hex[:12]
         self._bound, self._unit = bound, unit
-        if plan.sampling == OwnLoader.name and not isinstance(unit, Example):
-            raise AttachError(
-                f"{type(unit).__name__} decides which rows are read together, so that your own "
-                "loader cannot. Make the plan with another sampling, or leave out unit."
-            )
         self._denominator = unit.denominator(plan.batch_size)
         self._loss_reduction = loss_reduction
         self._parameters = bound_parameters(model, optimizer)
         streams = Streams(seed)
-        self._sampler = plan.sampler(streams.numpy("sampling"))
+        self._source = Source(
+            plan,
+            unit,
+            streams.numpy("sampling"),
+            left=lambda: self.ends_at - self.steps,
+            recognise=lambda found: self._ledger.recognise(found),
+        )
         self._noise = Gaussian(plan.noise_multiplier, plan.neighbouring)
         self._device = next(iter(self._parameters.values())).device
         self._generator = noise_generator(streams.key("noise"), self._device, secure)
@@ -177,8 +167,6 @@ class PrivateSession:
         )
         self._meter = Meter(plan.event, plan.delta, plan.accountant, plan.epsilon)
         self._ends_at = None if self._run.position else room
-        self._sampler_state = self._sampler.state()
-        self._data: str | None = None
         self._piece: Piece | None = None
         self._pass = 0
         self._unstepped = False
@@ -214,7 +202,7 @@ class PrivateSession:
             PlanError: the data set does not hold `plan.examples` examples.
             StepError: a drawn batch was passed over without `optimizer.step()`.
         """
-        drawn = self._drawn(data, rows, steps)
+        drawn = self._source.drawn(data, rows, steps)
         yield from self._follow(batches(data, drawn, workers))
 
     def loader(
@@ -254,7 +242,7 @@ class PrivateSession:
             PlanError: the data set does not hold `plan.examples` examples, or the plan leaves the
                 drawing to your own loader.
         """
-        return self._drawn(data, rows, self.plan.steps_per_epoch if steps is None else steps)
+        return self._source.drawn(data, rows, self.plan.steps_per_epoch if steps is None else steps)
 
     def watch(self, loader: Any) -> Watched:
         """Your own loader, whose batches are recognised as they arrive.
@@ -269,25 +257,8 @@ class PrivateSession:
         Raises:
             PlanError: the loader draws otherwise than the plan says.
         """
-        drawn = getattr(loader, "batch_sampler", None)
-        if isinstance(drawn, DrawnBatches):
-            if drawn.sampler is not self._sampler or not getattr(loader, "in_order", True):
-                raise PlanError(
-                    "A loader on drawn batches needs the batch_sampler of this very session, and "
-                    "in_order=True."
-                )
-            return Watched(loader, lambda each: self._follow(arriving(each, drawn)))
-        if isinstance(self._sampler, Sampler):
-            raise PlanError(
-                f"The plan's sampling is {self.plan.sampling!r}, but this loader draws its batches "
-                "otherwise, so the plan's epsilon would be wrong. Use private.loader(data_set), or "
-                "a DataLoader on private.batch_sampler(data_set), or make the plan with "
-                "sampling='own-loader'."
-            )
-        refuse_repeats(loader)
-        if hasattr(getattr(loader, "dataset", None), "__len__"):
-            self._recognise(loader.dataset)
-        return Watched(loader, lambda each: self._follow(self._unsampled(each)))
+        self._source.check(loader)
+        return Watched(loader, lambda each: self._follow(self._source.arriving(each)))
 
     def backward(self, losses: Tensor) -> None:
         """Backward for a vector of one loss per row, whatever `loss_reduction` says.
@@ -374,34 +345,6 @@ class PrivateSession:
             self._ledger.close()
 
     # -- batches as they arrive ----------------------------------------------------------------
-
-    def _drawn(self, data: Any, rows: int | None, steps: int | None) -> DrawnBatches:
-        if rows is not None and not rows >= 1:
-            raise PlanError(f"rows must be at least 1, got {rows!r}.")
-        sampler = self._sampler
-        if not isinstance(sampler, Sampler):
-            raise PlanError(
-                f"The plan's sampling is {self.plan.sampling!r}: deniable draws no batches. Give "
-                "your loader to private.watch(loader), or make the plan with another sampling."
-            )
-        self._recognise(data)
-
-        def left() -> int:
-            most = self.ends_at - self.steps
-            return most if steps is None else min(steps, most)
-
-        def begin() -> None:
-            sampler.restore(self._sampler_state)  # what was read ahead is drawn again
-
-        return DrawnBatches(sampler, self._noise.event, self._unit, rows, left, begin)
-
-    def _unsampled(self, loader: Iterable[Any]) -> Iterator[tuple[Piece, Any]]:
-        """Batches of the user's own loader, until the plan ends."""
-        event = self._sampler.event(self._noise.event)
-        for batch in loader:
-            if self.steps >= self.ends_at:
-                return
-            yield Piece(rows_in(batch), None, True, event, {}), batch
 
     def _follow(self, pieces: Iterator[tuple[Piece, Any]]) -> Iterator[Any]:
         """Hands out batches, each when the one before has been stepped on."""
@@ -491,7 +434,7 @@ class PrivateSession:
         noisy = self._noise.add(BoundedSum(self._sums, self.sensitivity), self._generator)
         for name, parameter in self._parameters.items():
             parameter.grad = noisy[name].div_(self._denominator).to(parameter.dtype)
-        self._sums, self._sampler_state = None, piece.sampler_state
+        self._sums, self._source.state = None, piece.sampler_state
         self._scales.clear()
         self.steps += 1
         self._releasing = False
@@ -516,23 +459,6 @@ class PrivateSession:
 
     # -- saved state ---------------------------------------------------------------------------
 
-    def _recognise(self, data: Any) -> None:
-        examples = self._unit.population(examples_in(data))
-        if examples != self.plan.examples:
-            raise PlanError(
-                f"The plan is for {self.plan.examples} examples, got a data set of {examples}. "
-                "The number of examples (or users) is public and decides the sampling rate: make "
-                "the plan with examples=len(data), or the number of users."
-            )
-        found = fingerprint(data)
-        if self._data not in (None, found):
-            raise CheckpointError(
-                "The data set is not the one that this session was trained on, so continuing "
-                "would add the same noise to other data. Start a new run on the new data."
-            )
-        self._ledger.recognise(found)
-        self._data = found
-
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue, as of the last release: plain values, no pickle.
 
@@ -556,10 +482,10 @@ class PrivateSession:
             "unit": self._unit.settings(),
             "secure": self.secure,
             "seeded": self.seeded,
-            "data": self._data,
+            "data": self._source.data,
             "strategies": self._capture.chooser.state(),
             "released": to_json(self._run.released_event()),
-            "sampler": self._sampler_state,
+            "sampler": self._source.state,
             "noise": self._generator.state(),
         }
 
@@ -593,7 +519,7 @@ class PrivateSession:
                 f"Attach with run_id={state['run_id']!r} and the ledger of that run."
             )
         stated = self._run.position
-        if stated > state["steps"] and not isinstance(self._sampler, Sampler):
+        if stated > state["steps"] and self.plan.sampling == OwnLoader.name:
             raise CheckpointError(
                 f"The ledger counts {stated} steps as released, the saved state {state['steps']}, "
                 "and which batches your own loader gave in between is not saved: the same noise "
@@ -615,8 +541,8 @@ class PrivateSession:
         self._ends_at = None
         self._capture.chooser.restore(state["strategies"])
         self._generator.restore(state["noise"])
-        self._sampler_state = state["sampler"]
-        self.steps, self._data = state["steps"], state["data"]
+        self._source.state, self._source.data = state["sampler"], state["data"]
+        self.steps = state["steps"]
         self.seeded = self.seeded or state["seeded"]
 
 

@@ -17,12 +17,12 @@ from oracles.gradients import Loss
 def everyone(session: Any) -> None:
     """Make the sampler draw every row, so that a batch can be compared row for row."""
     examples = session.plan.examples
-    session._sampler.draw = lambda: np.arange(examples)
+    session._source.sampling.draw = lambda: np.arange(examples)
 
 
 def no_one(session: Any) -> None:
     """Make the sampler draw no row."""
-    session._sampler.draw = lambda: np.arange(0)
+    session._source.sampling.draw = lambda: np.arange(0)
 
 
 def released_sum(
@@ -60,7 +60,7 @@ def released_sum(
     )
     seed = None if strategy is None else 0
     private = deniable.attach(model, optimizer, plan, deniable.Clip(norm), unit=unit, seed=seed)
-    private._sampler.draw = lambda: np.arange(units if drawn is None else drawn)
+    private._source.sampling.draw = lambda: np.arange(units if drawn is None else drawn)
     private._capture.chooser.force = strategy
     for piece in private.batches(tuple(batch), rows=rows):
         value = loss(model, *piece)
