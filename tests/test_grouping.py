@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import deniable
+from deniable.batches import _cuts
 from deniable.errors import PlanError
 from gradients.networks import CASES
 from oracles.gradients import clipped_means, gradients_of_rows, relative_error
@@ -125,6 +127,17 @@ def test_one_example_more_can_move_a_microbatch_by_twice_the_bound_and_not_by_mo
 
     moved = float((total(2) - total(1)).norm())
     assert moved == pytest.approx(0.2, rel=1e-5)
+
+
+def test_no_piece_is_empty_where_some_units_have_no_rows() -> None:
+    """Many a model refuses an empty batch."""
+    for sizes in ([0, 3, 0, 0, 1, 0], [0, 0, 5, 0], [2, 0, 0], [1, 1, 0, 1, 0]):
+        ends = np.cumsum(sizes)
+        cuts = _cuts(ends, 2)
+        pieces = [sum(sizes[start:stop]) for start, stop in pairwise(cuts)]
+        assert cuts[0] == 0 and cuts[-1] == len(sizes)
+        assert all(pieces), (sizes, cuts)
+    assert _cuts(np.cumsum([0, 0]), 2) == [0, 2]
 
 
 def test_a_users_rows_are_capped_at_random() -> None:

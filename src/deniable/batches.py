@@ -131,11 +131,15 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
 
 
 def _cuts(ends: NDArray[np.int64], rows: int) -> list[int]:
-    """Where pieces of at most `rows` rows begin, in units, and where the last one ends."""
+    """Where pieces of at most `rows` rows begin, in units, and where the last one ends.
+
+    Units without rows go with others: no piece is empty unless all of them are.
+    """
     cuts = [0]
     while cuts[-1] < len(ends):
         start = ends[cuts[-1] - 1] if cuts[-1] else 0
-        cuts.append(max(cuts[-1] + 1, int(np.searchsorted(ends, start + rows, side="right"))))
+        first = ends[min(np.searchsorted(ends, start, side="right"), len(ends) - 1)]
+        cuts.append(int(np.searchsorted(ends, max(start + rows, first), side="right")))
     return cuts
 
 

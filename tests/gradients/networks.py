@@ -193,7 +193,7 @@ class Bilinear(nn.Module):
 
 
 class Bag(nn.Module):
-    """Bags of tokens: rows of a matrix, or one flat list with offsets, the first bag empty."""
+    """Bags of tokens: rows of a matrix, or one list with offsets, some bags of which are empty."""
 
     def __init__(self, ragged: bool = False, **options: Any) -> None:
         super().__init__()
@@ -204,8 +204,16 @@ class Bag(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.ragged:
             return self.head(self.bag(x))
-        offsets = torch.arange(len(x)) * x.shape[1]
-        return self.head(self.bag(x.flatten(), offsets))
+        lengths = x[:, 0]
+        kept = torch.arange(x.shape[1]) < lengths[:, None]
+        return self.head(self.bag(x[kept], lengths.cumsum(0) - lengths))
+
+
+class FlatBag(Bag):
+    """One list of bags that are alike in length."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.bag(x.flatten(), torch.arange(len(x)) * x.shape[1]))
 
 
 class TimeFirstAttention(nn.Module):
@@ -255,6 +263,41 @@ class Checkpointed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = checkpoint(self.inner, self.first(x), use_reentrant=self.reentrant)
         return self.head(h)
+
+
+class CheckpointedPositions(nn.Module):
+    """A table of positions within activation checkpointing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = RawParameters()
+        self.head = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(checkpoint(self.inner, x, use_reentrant=False))
+
+
+class PartlyFrozen(Recurrent):
+    """The first of two recurrent layers is frozen, and the weights of the second's input."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.LSTM, num_layers=2)
+        for name, parameter in self.layer.named_parameters():
+            parameter.requires_grad_("l0" not in name and name != "weight_ih_l1")
+
+
+class MaskToken(nn.Module):
+    """Some positions are replaced by a parameter, as the row's own values have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(4, 4), nn.Linear(4, 5)
+        self.token = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inner(x)
+        h[x[:, :, 0] > 0.5] = self.token
+        return self.head(torch.tanh(h)).mean(1)
 
 
 class Branching(nn.Module):
@@ -357,11 +400,13 @@ CASES = [
          class_loss),
     Case("embedding bag, max", lambda: Bag(mode="max"), tokens, class_loss),
     Case("embedding bag, ragged", lambda: Bag(ragged=True, mode="mean"), tokens, class_loss),
+    Case("embedding bag, flat", lambda: FlatBag(mode="mean"), tokens, class_loss),
     Case("multi-head attention, time first", TimeFirstAttention, sequences, class_loss),
     Case("transformer decoder layer", Decoder, sequences, class_loss),
     Case("einsum", Einsum, sequences, class_loss),
     Case("checkpointed", lambda: Checkpointed(reentrant=False), vectors, class_loss),
     Case("checkpointed, reentrant", lambda: Checkpointed(reentrant=True), vectors, class_loss),
+    Case("checkpointed positions", CheckpointedPositions, sequences, class_loss),
     Case("conv 1d", lambda: Pooled(nn.Conv1d(6, 3, 2), width=3), sequences, class_loss),
     Case("embedding", lambda: Pooled(nn.Embedding(5, 4)), tokens, class_loss),
     Case("embedding with padding", lambda: Pooled(nn.Embedding(5, 4, padding_idx=2)), tokens,
@@ -374,6 +419,7 @@ CASES = [
     Case("lstm, bidirectional, projected", lambda: Recurrent(nn.LSTM, num_layers=2, proj_size=2,
          bidirectional=True), sequences, class_loss),
     Case("lstm without bias", lambda: Recurrent(nn.LSTM, bias=False), sequences, class_loss),
+    Case("lstm, partly frozen", PartlyFrozen, sequences, class_loss),
     Case("gru", lambda: Recurrent(nn.GRU, num_layers=2), sequences, class_loss),
     Case("gru, bidirectional, no bias", lambda: Recurrent(nn.GRU, bidirectional=True, bias=False),
          sequences, class_loss),
@@ -389,6 +435,7 @@ CASES = [
          vectors, class_loss),
     Case("branching", Branching, vectors, class_loss),
     Case("written to in place", WrittenTo, sequences, class_loss),
+    Case("mask token", MaskToken, sequences, class_loss),
     Case("complex numbers", Fourier, vectors, class_loss, needs_rows=True),
     Case("order statistics", OrderStatistics, vectors, class_loss),
 ]  # fmt: skip

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deniable.errors import CaptureError
 from oracles.gradients import clipped_sum, relative_error
 from oracles.release import released_sum
 
@@ -50,7 +51,42 @@ class Packed(nn.Module):
         return self.head(last.transpose(0, 1).flatten(1))
 
 
+class Between(nn.Module):
+    """On sorted rows: a frozen layer, a parameter by itself, and rows cleared as they have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.frozen = nn.Sequential(nn.Linear(6, 6), nn.PReLU()).requires_grad_(False)
+        self.shift = nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = x[:, 0].argsort()
+        h = self.frozen(self.first(x)[order]) - self.shift
+        h = h.clone()
+        h[x[order, 1] > 0] = 0
+        return self.second(h)[order.argsort()]
+
+
+class Constant(nn.Module):
+    """A place of nobody's beside the sorted rows; its output goes into every row, or into none."""
+
+    def __init__(self, shared: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.shared = shared
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = x[:, 0].argsort()
+        h = self.first(x)[order]
+        made = self.second(torch.cat([h, torch.zeros(1, 6, dtype=h.dtype)]))
+        back = made[:-1][order.argsort()]
+        return back + made[-1] if self.shared else back
+
+
 MODELS = {
+    "between": (Between, (4,)),
+    "beside": (lambda: Constant(shared=False), (4,)),
     "sorted": (lambda: Reordered(flipped=False), (4,)),
     "flipped": (lambda: Reordered(flipped=True), (4,)),
     "packed LSTM": (lambda: Packed(nn.LSTM), (6, 4)),
@@ -73,3 +109,10 @@ def test_moved_rows_equal_the_oracle(name: str, n: int) -> None:
     batch = (torch.randn(n, *shape).double(), torch.randint(3, (n,)))
     expected = clipped_sum(model, batch, loss, 0.2)
     assert relative_error(released_sum(copy.deepcopy(model), batch, loss, 0.2), expected) < 1e-10
+
+
+def test_a_gradient_at_a_place_of_nobodys_is_refused() -> None:
+    torch.manual_seed(0)
+    batch = (torch.randn(7, 4), torch.randint(3, (7,)))
+    with pytest.raises(CaptureError, match="belong to no row"):
+        released_sum(Constant(shared=True), batch, loss, 0.2)

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deniable.errors import CaptureError
+from deniable.gradients.layout import Owners
+from deniable.gradients.whose import Lost
 
 if TYPE_CHECKING:
     from deniable.gradients.mode import Watch
@@ -39,11 +41,15 @@ def embedding_bag(
             "max_norm or scale_grad_by_freq the rows of a batch change each other's gradients. "
             "Build it without these options."
         )
+    present, bags = torch.ones_like(input, dtype=torch.bool), None
+    if offsets is not None:
+        index, present = _padded(input, offsets, include_last_offset)
+        bags = _owners(watch, input, index, present)
     with watch:
-        present = torch.ones_like(input, dtype=torch.bool)
         if offsets is not None:
-            index, present = _padded(input, offsets, include_last_offset)
-            input = input[index]
+            input = input[index].masked_fill(~present, 0)
+            if bags is not None:
+                watch.order.note(input, bags)
             if per_sample_weights is not None:
                 per_sample_weights = per_sample_weights[index]
         if padding_idx is not None:
@@ -56,6 +62,24 @@ def embedding_bag(
             return torch.where(present.any(1)[:, None], lowest, torch.zeros_like(lowest))
         total = torch.where(present[..., None], rows, torch.zeros_like(rows)).sum(1)
         return total if mode == "sum" else total / present.sum(1).clamp_min(1)[:, None]
+
+
+def _owners(watch: Watch, input: Tensor, index: Tensor, present: Tensor) -> Owners | Lost | None:
+    """Whose each bag is, from whose its entries are; None where entries lie in the batch's order.
+
+    An empty bag tells nothing, so with one there must be a bag for each row, in order.
+    """
+    known, n = watch.order.of(input), watch.forward.rows
+    if not isinstance(known, Owners):
+        return known if isinstance(known, Lost) else None
+    rows = torch.where(present, torch.cat([known.rows, known.rows.new_zeros(1)])[index], -1)
+    filled, in_order = present.any(1), torch.arange(len(rows), device=rows.device)
+    own = torch.where(filled, rows.amax(1) if rows.shape[1] else -1, in_order)
+    if not bool(((rows == own[:, None]) | ~present).all()):
+        return Lost("embedding_bag", mixed=True)
+    if not bool(filled.all()) and not (len(rows) == n and torch.equal(own, in_order)):
+        return Lost("embedding_bag")
+    return Owners.found(0, own, n)
 
 
 def _padded(input: Tensor, offsets: Tensor, include_last: bool) -> tuple[Tensor, Tensor]:

@@ -84,6 +84,8 @@ class Watch(TorchFunctionMode):
         touches = self._touches(args, kwargs)
         if torch.is_grad_enabled() and touches:
             return self._with_parameters(func, types, args, kwargs)
+        if func is F.embedding_bag and self.order.begun:
+            return embedding_bag(self, *args, **kwargs)
         if touches:
             self.capture.expect_recomputation()
         result = func(*args, **kwargs)
@@ -107,6 +109,8 @@ class Watch(TorchFunctionMode):
             result = func(*args, **kwargs)
             if not (isinstance(result, Tensor) and result.requires_grad):
                 return result
+        if func is Tensor.__setitem__ and _is_mask(args[1]) and self.capture.slot(args[0]) is None:
+            return self._assign(*args)
         if (
             func in WRITING
             and self._touches(args, {})
@@ -125,6 +129,12 @@ class Watch(TorchFunctionMode):
             with self:
                 return _see_through(func)(*args, **kwargs)
         return self._call(func, args, kwargs)
+
+    def _assign(self, target: Tensor, mask: Tensor, value: Tensor) -> None:
+        """`target[mask] = value` with a parameter as the value, such as a mask token."""
+        with self:
+            places = mask.view(*mask.shape, *[1] * (target.ndim - mask.ndim))
+            target.copy_(torch.where(places, value, target.clone()))
 
     def _spread(self, func: Function, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments of a call that writes, its parameters spread over what is written to.
@@ -273,22 +283,32 @@ class Watch(TorchFunctionMode):
             return [self.observation.nudged(key, outputs[0])]
         return outputs
 
-    def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Use]:
+    def linear(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None, *others: Tensor | None
+    ) -> tuple[Tensor, Use | None]:
         """A linear layer within an opened function, and the use that it is.
+
+        Args:
+            input: its input.
+            weight: its weight; it may be frozen.
+            bias: its bias, if any.
+            others: parameters beside which it stands; no use is returned if none at all is bound.
 
         Raises:
             CaptureError: its input holds no rows of the batch.
         """
+        if not self._touches((weight, bias, *others), {}):
+            with self:
+                return F.linear(input, weight, bias), None
         self.latest = None
-        with self:
-            output: Tensor = F.linear(input, weight, bias)
-        use: Use | None = self.latest
-        if use is None:
+        output: Tensor = self._call(F.linear, (input, weight, bias), {})
+        if self.latest is None:
+            names = self.capture.names_in((weight, bias, *others), {})
             raise CaptureError(
-                f"Parameter {', '.join(self.capture.names_in((weight,), {}))} belongs to a "
-                "recurrent layer whose input holds no row of the batch. Run the layer on data."
+                f"Parameter {', '.join(names)} belongs to a recurrent layer whose input holds no "
+                "row of the batch. Run the layer on data."
             )
-        return output, use
+        return output, self.latest
 
     def _observe_unrecorded(self, func: Function, args: Any, kwargs: Any, result: Any) -> None:
         """A call without a graph: activation checkpointing will make it again, with one."""
@@ -372,6 +392,10 @@ def _refuse_batch_statistics(
         )
 
 
+def _is_mask(index: object) -> bool:
+    return isinstance(index, Tensor) and index.dtype is torch.bool
+
+
 def _unaliased(result: Any, args: list[Any]) -> Any:
     """A view of memory that nobody else holds, as a tensor of its own.
 
@@ -381,7 +405,7 @@ def _unaliased(result: Any, args: list[Any]) -> Any:
     if not (isinstance(result, Tensor) and result._is_view()):
         return result
     memory = result.untyped_storage().data_ptr()
-    if any(leaf.untyped_storage().data_ptr() == memory for leaf in tensors_in(args)):
+    if memory and any(leaf.untyped_storage().data_ptr() == memory for leaf in tensors_in(args)):
         return result
     own: Tensor = torch.ops.aten._unsafe_view(result, result.shape)
     return own

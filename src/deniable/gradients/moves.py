@@ -25,11 +25,19 @@ MOVING: dict[str, tuple[int, ...]] = {
     "index_put": (0, 2),
 }  # fmt: skip
 
+# Those of them that write over a tensor, or over a copy of it.
+OVERWRITING = {"setitem", "index_copy", "index_put", "scatter"}
+
 # Those of them that can bring rows into another order, or leave some out.
-REORDERING = {
-    "getitem", "setitem", "index_select", "index_copy", "index_put", "gather", "scatter",
-    "take_along_dim", "masked_select", "flip", "roll",
-}  # fmt: skip
+REORDERING = OVERWRITING | {
+    "getitem",
+    "index_select",
+    "gather",
+    "take_along_dim",
+    "masked_select",
+    "flip",
+    "roll",
+}
 
 # Keyword arguments that say where, and hold no values.
 INDICES = {"index", "indices", "mask"}
@@ -42,10 +50,11 @@ POINTWISE = {
     "cos", "erf", "reciprocal", "sign", "round", "floor", "ceil", "clamp", "clamp_min",
     "clamp_max", "where", "masked_fill", "lerp", "addcmul", "addcdiv", "maximum", "minimum",
     "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_not", "and", "or",
-    "xor", "invert", "isnan", "isfinite", "nan_to_num", "relu", "relu6", "leaky_relu", "elu",
-    "selu", "celu", "gelu", "silu", "mish", "softplus", "softsign", "hardtanh", "hardswish",
-    "hardsigmoid", "logsigmoid", "threshold", "dropout", "feature_dropout", "alpha_dropout",
-    "to", "float", "double", "half", "bfloat16", "long", "int", "bool", "type", "type_as",
+    "xor", "invert", "isnan", "isfinite", "nan_to_num", "relu", "relu6", "leaky_relu",
+    "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "softsign", "hardtanh",
+    "hardswish", "hardsigmoid", "logsigmoid", "threshold", "dropout", "feature_dropout",
+    "alpha_dropout",
+    "copy", "to", "float", "double", "half", "bfloat16", "long", "int", "bool", "type", "type_as",
     "cuda", "cpu", "clone", "contiguous", "detach", "requires_grad", "zeros_like", "ones_like",
     "full_like", "empty_like", "rand_like", "randn_like",
 }  # fmt: skip

@@ -27,6 +27,7 @@ from deniable.gradients.moves import (
     INDICES,
     MATRIX,
     MOVING,
+    OVERWRITING,
     POINTWISE,
     REORDERING,
     beside,
@@ -138,7 +139,7 @@ class Order:
             ordered: list[Known] = [Owners.found(0, rows, self.forward.rows)]
             return ordered * (len(results) - 1) + [NOBODYS]
         if owned:
-            return self._kept(name, args, kwargs, data, results)
+            return self._kept(func, name, args, kwargs, data, results)
         everything = NOBODYS if all(each is NOBODYS for each in known) else IN_ORDER
         return [everything] * len(results)
 
@@ -156,11 +157,11 @@ class Order:
         """Whether a call may bring rows into another order, or leave some out."""
         if name == "pack_padded_sequence":
             return True
-        return (
-            name in REORDERING
-            and any(map(self._carries, values(name, args, kwargs)))
-            and self._touches_rows(name, args, kwargs)
-        )
+        if name not in REORDERING or not self._touches_rows(name, args, kwargs):
+            return False
+        # What is written over stays where it is.
+        moved = values(name, args, kwargs)[name in OVERWRITING :]
+        return any(map(self._carries, moved))
 
     def _touches_rows(self, name: str, args: Any, kwargs: Any) -> bool:
         """Whether the dimensions in which values move could be those of the rows."""
@@ -202,6 +203,8 @@ class Order:
             return None
         if name == "setitem":
             moved = shadows[0]
+        if name in OVERWRITING:  # a place that is overwritten with a constant stays its row's
+            moved = torch.where(moved < 0, self._shadows(args[0], name), moved)
         if name == "pack_padded_sequence":
             return [self._collapsed(moved[0]), NOBODYS]
         if name == "pad_packed_sequence":
@@ -259,8 +262,9 @@ class Order:
         return Lost("indexing")
 
     def _kept(
-        self, name: str, args: Any, kwargs: Any, data: list[Tensor], results: list[Tensor]
-    ) -> list[Known]:
+        self, func: Any, name: str, args: Any, kwargs: Any, data: list[Tensor],
+        results: list[Tensor],
+    ) -> list[Known]:  # fmt: skip
         """Whose the results of a call are that does not move its values."""
         owned = [(leaf, self._met(leaf)) for leaf in data]
         strangers = any(
@@ -286,6 +290,8 @@ class Order:
                 dim = each.ndim - behind
             elif name in ALONG:
                 dim = beside(whose.dim, first, each, args, kwargs)
+            else:  # a layer whose parameters are frozen
+                dim = _after(func, name, args, first, whose.dim, each)
             after = None if dim is None or dim < 0 else whose.at(dim)
             found.append(after if after and after.names(each) else unknown)
         return found
@@ -301,7 +307,7 @@ class Order:
             None where all data lie in the batch's order.
         """
         name = plain_name(func)
-        known = {id(leaf): self.known(leaf) for leaf in data}
+        known = {id(leaf): self._met(leaf) for leaf in data}
         lost = next((each for each in known.values() if isinstance(each, Lost)), None)
         if lost is not None:
             self._note_all(outputs, lost)
@@ -392,13 +398,26 @@ class _Unknown(Exception):
 
 
 def _after(func: Any, name: str, args: Any, leaf: Tensor, dim: int, out: Tensor) -> int | None:
-    """Where the rows lie after a call with parameters; None if that is not known."""
+    """Where the rows lie after a layer; None if that is not known."""
     if name == "embedding":
         return dim
-    if func not in RULES and name not in ("bilinear", "prelu"):
+    if func not in RULES and name not in POINTWISE | {"bilinear"}:
         return None
     first = 1 if name == "addmm" else 0
-    if name in ("matmul", "mm", "addmm") and leaf is not args[first] and dim >= leaf.ndim - 2:
-        return None
+    if name in ("matmul", "mm", "addmm") and leaf is not args[first]:
+        mixed = 2
+    else:
+        mixed = _features(name, args, leaf)
     after = dim + out.ndim - leaf.ndim
-    return after if 0 <= after < out.ndim else None
+    return after if 0 <= after < out.ndim and dim < leaf.ndim - mixed else None
+
+
+def _features(name: str, args: Any, leaf: Tensor) -> int:
+    """How many dimensions of its input, the last ones, a layer mixes."""
+    if name in ("linear", "bilinear", "matmul", "mm", "addmm"):
+        return 1
+    if name in ("layer_norm", "rms_norm"):
+        return len(args[1])
+    if name in ("group_norm", "instance_norm") or name.startswith("conv"):
+        return leaf.ndim - 1
+    return 0

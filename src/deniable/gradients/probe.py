@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import combinations, islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_map
 
@@ -302,7 +303,8 @@ class Runs:
         (args, kwargs), forward = arguments, self.forward
         seen = Observation(self.rows, self.exact, nudge=nudge)
         call = ForwardCall(forward.model, args, kwargs, self.rows, forward.anchor, Tracking())
-        with _undisturbed(forward, self.exact), self.capture.observing(call, seen, self.verdicts):
+        watched = self.capture.observing(call, seen, self.verdicts)
+        with _undisturbed(forward, self.exact), watched, _unsaved():
             result = forward.model.forward(*args, **kwargs)
             seen.random = torch.get_rng_state()
         seen.reordered = call.tracking.reordered is not None
@@ -343,6 +345,13 @@ class Runs:
 
         replaced: tuple[Any, Any] = tree_map(replace, (self.forward.args, self.forward.kwargs))
         return replaced
+
+
+def _unsaved() -> AbstractContextManager[object]:
+    """Within activation checkpointing, which must not count what a probe saves."""
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
+        return nullcontext()
+    return saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from deniable.gradients.whose import Lost
 
 if TYPE_CHECKING:
     from deniable.gradients.mode import Watch
+    from deniable.gradients.use import Use
 
 Receive = Callable[[Tensor], None]
 
@@ -36,6 +37,16 @@ class Weights:
     input_bias: Tensor | None
     hidden_bias: Tensor | None
     projection: Tensor | None
+
+    @property
+    def all(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None]:
+        """Those of the inputs first."""
+        return self.input, self.input_bias, self.hidden, self.hidden_bias, self.projection
+
+
+def _beside(use: Use | None, input: Tensor, *parameters: Tensor | None) -> Receive:
+    """What takes the gradient of a linear layer that a scan computes; all may be frozen."""
+    return (lambda _: None) if use is None else use.beside(input, *parameters)
 
 
 def _weights(params: Sequence[Tensor], has_biases: bool, projected: bool) -> list[Weights]:
@@ -204,7 +215,7 @@ class _Elman(torch.autograd.Function):
 def _lstm_layer(
     watch: Watch, x: Tensor, w: Weights, hx: Sequence[Tensor], real: Tensor | None
 ) -> list[Tensor]:
-    gates, use = watch.linear(x, w.input, w.input_bias)
+    gates, use = watch.linear(x, *w.all)
     h0, c0 = (each.to(gates.dtype) for each in hx)
     if w.hidden_bias is not None:
         gates = gates + w.hidden_bias.detach().to(gates.dtype)
@@ -214,12 +225,12 @@ def _lstm_layer(
         keep[:size], keep[size : 2 * size] = float("-inf"), float("inf")
         gates = torch.where(real, gates, keep)
     previous = gates.new_empty(len(x), *h0.shape)
-    receive = use.beside(previous, w.hidden, w.hidden_bias)
+    receive = _beside(use, previous, w.hidden, w.hidden_bias)
     outputs, projection, receive_projection = previous, None, receive
     if w.projection is not None:
         outputs = gates.new_empty(len(x), *c0.shape)
         projection = w.projection.detach().to(gates.dtype)
-        receive_projection = use.beside(outputs, w.projection)
+        receive_projection = _beside(use, outputs, w.projection)
     result = _LSTM.apply(  # type: ignore[no-untyped-call]
         gates, h0, c0, w.hidden.detach().to(gates.dtype), projection, previous, outputs,
         receive, receive_projection,
@@ -230,11 +241,11 @@ def _lstm_layer(
 def _gru_layer(
     watch: Watch, x: Tensor, w: Weights, hx: Sequence[Tensor], real: Tensor | None
 ) -> list[Tensor]:
-    gates, use = watch.linear(x, w.input, w.input_bias)
+    gates, use = watch.linear(x, *w.all)
     h0 = hx[0].to(gates.dtype)
     bias = None if w.hidden_bias is None else w.hidden_bias.detach().to(gates.dtype)
     previous = gates.new_empty(len(x), *h0.shape)
-    receive = use.beside(previous, w.hidden, w.hidden_bias)
+    receive = _beside(use, previous, w.hidden, w.hidden_bias)
     hidden = w.hidden.detach().to(gates.dtype)
     return list(_GRU.apply(gates, h0, hidden, bias, previous, receive))  # type: ignore[no-untyped-call]
 
@@ -243,12 +254,12 @@ def _elman_layer(relu: bool) -> Callable[..., list[Tensor]]:
     def layer(
         watch: Watch, x: Tensor, w: Weights, hx: Sequence[Tensor], real: Tensor | None
     ) -> list[Tensor]:
-        gates, use = watch.linear(x, w.input, w.input_bias)
+        gates, use = watch.linear(x, *w.all)
         h0 = hx[0].to(gates.dtype)
         if w.hidden_bias is not None:
             gates = gates + w.hidden_bias.detach().to(gates.dtype)
         previous = gates.new_empty(len(x), *h0.shape)
-        receive = use.beside(previous, w.hidden, w.hidden_bias)
+        receive = _beside(use, previous, w.hidden, w.hidden_bias)
         hidden = w.hidden.detach().to(gates.dtype)
         result = _Elman.apply(gates, h0, hidden, relu, previous, receive)  # type: ignore[no-untyped-call]
         if real is not None:  # what runs on past a sequence's end may overflow
@@ -332,6 +343,13 @@ def _layers(
     whose = watch.order.known(x) if moved else None
     if whose is not None:
         watch.order.agree("A recurrent layer", whose, initial)
+    carries = watch.forward.carries_rows(x)
+
+    def mark(*tensors: Tensor) -> None:
+        for each in tensors:
+            if carries and not each.requires_grad:
+                watch.forward.tracking.mark(each)
+
     last: list[list[Tensor]] = []
     for depth in range(stack.num_layers):
         if depth and stack.dropout and stack.train:
@@ -340,8 +358,7 @@ def _layers(
         for direction in range(directions):
             k = depth * directions + direction
             source = backwards(x) if direction else x
-            if watch.forward.carries_rows(x) and not source.requires_grad:
-                watch.forward.tracking.mark(source)
+            mark(source)
             if whose is not None:
                 watch.order.note(source, whose)
             hx = [each[k] for each in initial]
@@ -352,6 +369,7 @@ def _layers(
             last.append(final)
         x = torch.cat(outputs, -1) if stack.bidirectional else outputs[0]
     stacked = [torch.stack([final[k] for final in last]) for k in range(states)]
+    mark(x, *stacked)
     if whose is not None:
         for each in (x, *stacked):
             watch.order.carry(whose, each, 1)

@@ -77,6 +77,7 @@ class Use:
             )
         if self.n:
             self._unchanged()
+            self._owned(grad)
             with torch.no_grad(), exactly(grad.device):
                 for argument, contribution in self._contributions(position, grad):
                     self.capture.add(argument, contribution)
@@ -153,6 +154,18 @@ class Use:
                     "its input was modified in place after the call, so its gradient cannot be "
                     "computed any more. Use the out-of-place form of the later operation"
                 )
+
+    def _owned(self, grad: Tensor) -> None:
+        """Nothing may be lost at places that belong to no row, such as padding."""
+        met = self.met if self.twin is None else self.twin.met
+        if met is None or met.output.in_order:
+            return
+        strays = grad.movedim(met.output.dim, 0)[met.output.rows < 0]
+        if bool(strays.any()):
+            raise self.error(
+                "a gradient arrived at places that belong to no row of the batch (padding, say), "
+                "so it is no unit's. Leave these places out of the loss"
+            )
 
     def _contributions(self, position: int, grad: Tensor) -> Iterable[tuple[Any, Contribution]]:
         rule = RULES.get(self.function)
