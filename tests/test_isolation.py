@@ -14,6 +14,7 @@ import deniable
 from benchmarks.workloads import WORKLOADS, Workload
 from deniable.errors import CaptureError
 from gradients.networks import CASES, Case
+from gradients.test_moved_rows import MODELS
 
 
 def class_loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -84,6 +85,14 @@ def weighted_classes(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor
     """torch divides by the sum of the weights of the classes that the rows happen to have."""
     weight = torch.tensor([1.0, 2.0, 3.0], dtype=inputs.dtype)
     return F.cross_entropy(model(inputs), labels, weight=weight)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_rows_may_change_places_within_the_model(name: str) -> None:
+    torch.manual_seed(0)
+    build, shape = MODELS[name]
+    batch = torch.randn(6, *shape), torch.randint(3, (6,))
+    assert deniable.check(build(), class_loss, batch).rows == 6
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten
 
 from deniable.errors import CaptureError
 from deniable.gradients import Capture
-from deniable.gradients.layout import candidates, confined
+from deniable.gradients.layout import candidates
 from deniable.gradients.probe import leave_out_dropout
 
 Loss = Callable[..., Tensor]
@@ -80,17 +80,12 @@ def check(
     n = min(rows, len(few[0]))
     if n < 2:
         raise CaptureError(f"check needs a batch of at least 2 rows, got {n}.")
-    for unit in (n - 1, 0):
-        _check_forward(twin, loss, few, unit, n)
-    capture = Capture(
-        twin, {name: each for name, each in twin.named_parameters() if each.requires_grad}
-    )
     try:
-        gradients = _per_row(capture, loss, few, n, loss_reduction)
-        for unit in range(n):
-            _check_gradients(capture, loss, few, unit, n, loss_reduction, gradients)
-    finally:
-        capture.remove()
+        gradients = _isolated_gradients(twin, loss, few, n, loss_reduction)
+    except CaptureError:
+        for unit in (n - 1, 0):
+            _name_the_guilty(twin, loss, few, unit, n)
+        raise
     count = sum(each.numel() for each in twin.parameters() if each.requires_grad)
     return Checked(n, count, _compare_with_autograd(twin, loss, few, n, gradients))
 
@@ -130,7 +125,7 @@ def _same_draws(seed: int = 0) -> Iterator[None]:
 # -- forward: which module lets rows meet --------------------------------------------------------
 
 
-def _check_forward(model: nn.Module, loss: Loss, batch: Sequence[Any], unit: int, n: int) -> None:
+def _name_the_guilty(model: nn.Module, loss: Loss, batch: Sequence[Any], unit: int, n: int) -> None:
     before = _watch(model, loss, batch)
     after = _watch(model, loss, _moved(batch, unit, n))
     for (name, when, values), (other, _, changed) in zip(before, after, strict=False):
@@ -173,15 +168,18 @@ def _watch(
 
 
 def _isolated(before: Tensor, after: Tensor, unit: int, n: int) -> bool:
-    """Whether what changed lies within one row, along some dimension of `n`."""
+    """Whether the other rows hold what they held, along some dimension, in whatever order."""
     layouts = candidates(before, n)
-    scale = before.abs().max() if before.numel() else torch.zeros(())
-    changed = ((before - after).abs() > 1e-9 * (1 + scale)) if before.is_floating_point() else (
-        before != after
-    )  # fmt: skip
-    if not layouts or not bool(changed.any()):
+    if not (layouts and before.is_floating_point() and before.numel()):
         return True
-    return any(confined(changed, layout, unit, n) for layout in layouts)
+    allowed = 1e-9 * (1 + before.abs().max())
+    for layout in layouts:
+        mine, now = (layout.split(each, n).reshape(n, -1) for each in (before, after))
+        found = torch.stack([((row - now).abs() <= allowed).all(1).any() for row in mine])
+        found[unit] = True
+        if bool(found.all()):
+            return True
+    return False
 
 
 def _guilty(model: nn.Module, name: str, when: str) -> str:
@@ -235,6 +233,25 @@ def _per_row(
     finally:
         capture.discard()
         model.load_state_dict(state)
+
+
+def _isolated_gradients(
+    model: nn.Module, loss: Loss, batch: Sequence[Any], n: int, reduction: str
+) -> dict[str, Tensor]:
+    """The gradients of every row, none of which depends on another row.
+
+    Raises:
+        CaptureError: one does, or they cannot be formed.
+    """
+    trainable = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    capture = Capture(model, trainable)
+    try:
+        gradients = _per_row(capture, loss, batch, n, reduction)
+        for unit in range(n):
+            _check_gradients(capture, loss, batch, unit, n, reduction, gradients)
+        return gradients
+    finally:
+        capture.remove()
 
 
 def _check_gradients(

@@ -156,10 +156,3 @@ def candidates(tensor: Tensor, n: int, features: int = 0) -> list[Layout]:
         elif n and size and size % n == 0:
             found += _LAYOUTS[dim][1:]
     return found
-
-
-def confined(changed: Tensor, layout: Layout, unit: int, n: int) -> bool:
-    """Whether a mask of changed positions lies within one unit under a layout."""
-    rows = layout.split(changed, n).flatten(1).any(1)
-    rows[unit] = False
-    return not bool(rows.any())
