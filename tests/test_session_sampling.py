@@ -141,6 +141,18 @@ def test_each_epoch_of_shuffled_batches_is_recorded_once_and_everybody_is_in_it_
     assert private.spent().epsilon == spent(epochs, 1e-3).epsilon
 
 
+def test_a_budget_ends_shuffled_batches_at_the_end_of_the_last_epoch_that_it_pays_for() -> None:
+    model, optimizer, private = attached(**DRAWING["shuffled"])
+    two = spent(SelfComposedEvent(GaussianEvent(1.0), 2), 1e-3).epsilon
+    limited = deniable.attach(model, optimizer, private.plan, budget=1.01 * two)
+    private.detach()
+    assert limited.ends_at == 10
+    for batch in limited.batches(data()):
+        step(model, optimizer, batch)
+    assert limited.steps == 10
+    assert limited.spent().epsilon == pytest.approx(two)
+
+
 def test_a_run_taken_over_without_its_state_shuffles_anew_and_pays_for_it(tmp_path: Any) -> None:
     """Pitfall: privacy 10. Pitfall: privacy 1."""
     path = tmp_path / "ledger.sqlite"

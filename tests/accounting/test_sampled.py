@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from dp_accounting.pld import pld_privacy_accountant
 
-from deniable.accounting import ACCOUNTANTS, noise_multiplier_for, spent
+from deniable.accounting import ACCOUNTANTS, Meter, noise_multiplier_for, spent
 from deniable.accounting.tally import tally
 from deniable.errors import UnknownEventError
 from deniable.events import (
@@ -244,6 +244,17 @@ def test_the_moments_accountant_knows_plain_sampling_and_refuses_the_rest(
             ACCOUNTANTS["moments"].epsilon(event, 1e-5)
 
 
+KINDS: dict[str, Callable[[float, GaussianEvent], Event]] = {
+    "poisson": PoissonSampledEvent,
+    "truncated": lambda rate, inner: TruncatedPoissonSampledEvent(
+        1_000, rate, min(1_000, int(1_000 * rate) + 30), inner
+    ),
+    "fixed size": lambda rate, inner: SampledWithoutReplacementEvent(
+        1_000, max(1, int(1_000 * rate)), inner
+    ),
+}
+
+
 # -- beside others' figures ----------------------------------------------------------------------
 
 
@@ -267,6 +278,32 @@ def test_truncation_costs_no_more_than_dp_accounting_says(
     accountant = pld_privacy_accountant.PLDAccountant(THEIRS[relation], 1e-3)
     ours = spent(event, 1e-6).epsilon
     assert spent(plain, 1e-6).epsilon < ours <= 1.001 * theirs(accountant, known, 1_000, 1e-6)
+
+
+def test_poisson_sampling_under_replacement_composes_as_dp_accounting_says() -> None:
+    """On a far finer grid; its standard deviation is over what one unit contributes."""
+    rate = 256 / 60_000
+    event = SelfComposedEvent(PoissonSampledEvent(rate, GaussianEvent(0.42, REPLACE)), 2_000)
+    gaussian = dp_accounting.GaussianDpEvent(0.84)
+    accountant = pld_privacy_accountant.PLDAccountant(THEIRS[REPLACE], 1e-4)
+    known = dp_accounting.PoissonSampledDpEvent(rate, gaussian)
+    assert spent(event, 1e-5).epsilon == pytest.approx(
+        theirs(accountant, known, 2_000, 1e-5), rel=3e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "relation"),
+    [("poisson", REPLACE), ("truncated", ADD), ("truncated", REPLACE), ("fixed size", REPLACE)],
+)
+def test_the_meter_is_close_to_the_accountant_and_never_below(
+    kind: str, relation: Neighbouring
+) -> None:
+    step = KINDS[kind](0.005, GaussianEvent(0.5, relation))
+    meter = Meter(SelfComposedEvent(step, 1_000), 1e-5)
+    for count in (1, 300, 1_000):
+        part = SelfComposedEvent(step, count)
+        assert 1 <= meter.epsilon(part) / spent(part, 1e-5).epsilon < 1.02
 
 
 @pytest.mark.parametrize(("size", "noise"), [(100, 1.0), (1_000, 4.0), (9_000, 20.0)])
@@ -295,16 +332,6 @@ def test_a_batch_that_almost_never_overflows_costs_hardly_more() -> None:
 
 
 # -- as any event --------------------------------------------------------------------------------
-
-KINDS: dict[str, Callable[[float, GaussianEvent], Event]] = {
-    "poisson": PoissonSampledEvent,
-    "truncated": lambda rate, inner: TruncatedPoissonSampledEvent(
-        1_000, rate, min(1_000, int(1_000 * rate) + 30), inner
-    ),
-    "fixed size": lambda rate, inner: SampledWithoutReplacementEvent(
-        1_000, max(1, int(1_000 * rate)), inner
-    ),
-}
 
 
 @BOTH

@@ -12,7 +12,7 @@ import numpy as np
 from deniable.accounting import sampled
 from deniable.accounting.gaussian import gaussian_epsilon
 from deniable.accounting.rdp import RdpAccountant
-from deniable.accounting.tally import SingleEvent, is_noiseless, noise_of, rate_of, tally
+from deniable.accounting.tally import SingleEvent, is_noiseless, noise_of, tally
 from deniable.events import Event, GaussianEvent
 
 if TYPE_CHECKING:
@@ -104,29 +104,40 @@ def coarse_interval(counts: Counter[SingleEvent]) -> float:
 
 def _affordable(interval: float, counts: Counter[SingleEvent]) -> float:
     """The interval, or a wider one if that takes too many points, as a power of two."""
-    alone = max(_loss(event, 10) for event in counts) / MOST_POINTS
-    rare = sum(count * rate_of(event) * _loss(event, 3) ** 2 for event, count in counts.items())
+    possible = [
+        (count * probability, pair)
+        for event, count in counts.items()
+        for probability, pair in sampled.pairs(event)
+        if probability
+    ]
+    alone = max(_loss(pair, 10) for _, pair in possible) / MOST_POINTS
+    rare = sum(times * pair.rate * _loss(pair, 3) ** 2 for times, pair in possible)
     composed = 20 * math.sqrt(max(_variance(counts), rare)) / MOST_COMPOSED_POINTS
     return float(2.0 ** math.floor(math.log2(max(interval, alone, composed, FINEST_INTERVAL))))
 
 
 def _variance(counts: Counter[SingleEvent]) -> float:
     """The variance of the composed privacy loss, roughly."""
-    return sum(count * _loss_variance(event) for event, count in counts.items())
+    return sum(
+        count * probability * _loss_variance(pair)
+        for event, count in counts.items()
+        for probability, pair in sampled.pairs(event)
+    )
 
 
-def _loss_variance(event: SingleEvent) -> float:
+def _loss_variance(pair: sampled.Pair) -> float:
     """The variance of the privacy loss of one release, roughly."""
-    rate, noise_multiplier = rate_of(event), noise_of(event)
-    full = noise_multiplier**-2
-    return min(full, rate**2 * math.expm1(min(full, 100.0)))
+    full = pair.noise**-2
+    exponent = min(full, 100.0)
+    if pair.kind == "replaced":
+        return min(4 * full, 4 * pair.rate**2 * math.sinh(exponent))
+    return min(full, pair.rate**2 * math.expm1(exponent))
 
 
-def _loss(event: SingleEvent, deviations: float) -> float:
+def _loss(pair: sampled.Pair, deviations: float) -> float:
     """The privacy loss of one release where the noise is so many standard deviations out."""
-    rate, noise_multiplier = rate_of(event), noise_of(event)
-    full = deviations / noise_multiplier + noise_multiplier**-2 / 2
-    return full if full > 100 else math.log1p(rate * math.expm1(full))
+    full = deviations / pair.noise + pair.noise**-2 / 2
+    return full if full > 100 else math.log1p(pair.rate * math.expm1(full))
 
 
 @functools.lru_cache(maxsize=32)

@@ -97,16 +97,6 @@ def split(event: SingleEvent) -> tuple[float, float]:
     )
 
 
-def rate_of(event: SingleEvent) -> float:
-    """The chance of a unit to be in the batch."""
-    match event:
-        case GaussianEvent():
-            return 1.0
-        case SampledWithoutReplacementEvent():
-            return event.batch_size / event.examples
-    return event.sampling_rate
-
-
 def noise_of(event: SingleEvent) -> float:
     """The noise multiplier of a release, for the relation that it is stated under."""
     return gaussian_in(event).noise_multiplier
