@@ -462,7 +462,7 @@ def test_an_own_loader_claims_no_amplification_and_says_so() -> None:
     loader = DataLoader(Rows(), batch_size=8, shuffle=True)
     watched = private.watch(loader)
     assert len(watched) == 5
-    assert watched.dataset is loader.dataset
+    assert watched.dataset is copy.copy(watched).dataset is loader.dataset
     for _ in range(4):  # the plan has 12 steps
         for batch in watched:
             step(model, optimizer, batch)

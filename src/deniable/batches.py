@@ -343,4 +343,6 @@ class Watched:
         return len(self._loader)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # copy and pickle ask before there is a loader
+            raise AttributeError(name)
         return getattr(self._loader, name)

@@ -72,7 +72,8 @@ class Settings:
         neighbouring: add-or-remove or replace; None: what is usual for the sampling.
         epochs: passes over the data; None: as many as epsilon and the noise allow.
         epsilon: what may be spent; None: what epochs and noise come to.
-        noise_multiplier: standard deviation of the noise over the clip norm; None: solved.
+        noise_multiplier: standard deviation of the noise over the clip norm, or, under
+            replacement, over twice that; None: solved.
         delta: of the (epsilon, delta) guarantee.
         clip: the norm that no example's gradient exceeds.
         seed: makes the run reproducible, and its noise with it; None: randomness of the system.

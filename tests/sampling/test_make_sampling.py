@@ -15,6 +15,7 @@ def test_every_sampling_is_made_by_its_name(name: str) -> None:
     assert type(made) is SAMPLINGS[name]
     assert (made.examples, made.batch_size) == (100, 10)
     assert made.relations[0] in Neighbouring
+    assert made.amplifies == ("No amplification" not in made.in_words)
     assert set(made.relations) == set(Neighbouring) or made.why_not
 
 

@@ -42,7 +42,10 @@ def explain_command(
     steps: Annotated[int | None, typer.Option(help="Steps, in place of epochs.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="The most that may be spent.")] = None,
     noise_multiplier: Annotated[
-        float | None, typer.Option(help="Noise over the clip norm; 0 is NOT private.")
+        float | None,
+        typer.Option(
+            help="Noise over the clip norm (under replace: over twice that); 0 is NOT private."
+        ),
     ] = None,
     delta: Annotated[
         float, typer.Option(help="Delta of the guarantee; well below 1 / examples.")

@@ -35,7 +35,9 @@ def plan_command(
     epsilon: Annotated[float | None, typer.Option(help="The most that may be spent.")] = None,
     noise_multiplier: Annotated[
         float | None,
-        typer.Option(help="Noise over the clip norm; 0 is NOT private."),
+        typer.Option(
+            help="Noise over the clip norm (under replace: over twice that); 0 is NOT private."
+        ),
     ] = None,
     delta: Annotated[
         float, typer.Option(help="Delta of the guarantee; well below 1 / examples.")
@@ -67,11 +69,12 @@ def plan_command(
         values = plan.to_json() | {"sampling_rate": plan.sampling_rate, "epochs": plan.epochs}
         typer.echo(json.dumps(values | claim.as_json(found, curve), allow_nan=False))
         return
-    console = Console()
+    console, sampler = Console(), plan.sampler()
+    share = f"{plan.batch_size:,}/{plan.examples:,} = {plan.sampling_rate:.6g}"
     rows = {
         "examples": f"{plan.examples:,}",
         "sampling": plan.sampling,
-        "sampling rate": f"{plan.batch_size:,}/{plan.examples:,} = {plan.sampling_rate:.6g}",
+        "sampling rate" if sampler.amplifies else "share in a batch": share,
         "expected batch size": f"{plan.batch_size:,}",
         "steps": f"{plan.steps:,}",
         "epochs": f"{plan.epochs:,.6g}",
@@ -81,7 +84,7 @@ def plan_command(
     }
     console.print(claim.table("Plan", rows | claim.epsilon_rows(found)))
     claim.explain(console, curve)
-    claim.say(console, plan.sampler().in_words)
+    claim.say(console, sampler.in_words)
     if plan.delta * plan.examples >= 1:
         claim.say(
             console,

@@ -64,7 +64,10 @@ def train_command(
     ] = None,
     noise_multiplier: Annotated[
         float | None,
-        typer.Option(help="Noise over the clip norm, in place of epsilon; 0 is NOT private."),
+        typer.Option(
+            help="Noise over the clip norm (under replace: over twice that), in place of epsilon; "
+            "0 is NOT private."
+        ),
     ] = None,
     delta: Annotated[float | None, typer.Option(help="Delta of the guarantee [1e-5].")] = None,
     clip: Annotated[

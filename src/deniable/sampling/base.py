@@ -32,6 +32,7 @@ class Sampling(ABC):
         name: how plans and commands ask for it.
         relations: the neighbouring relations that it can be stated under, the usual one first.
         why_not: why it is no guarantee under the other relations, where there are any.
+        amplifies: whether the guarantee counts on the chance of who is in a batch.
         period: how many successive steps are accounted for together.
 
     Raises:
@@ -41,6 +42,7 @@ class Sampling(ABC):
     name: ClassVar[str]
     relations: ClassVar[tuple[Neighbouring, ...]]
     why_not: ClassVar[str] = ""
+    amplifies: ClassVar[bool] = True
     period: int = 1
 
     def __init__(self, examples: int, batch_size: int) -> None:

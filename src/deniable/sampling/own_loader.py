@@ -23,6 +23,7 @@ class OwnLoader(Sampling):
     """
 
     name = "own-loader"
+    amplifies = False
     relations = (Neighbouring.REPLACE,)
     why_not = "with one example less, a loader puts those after it into other batches"
 

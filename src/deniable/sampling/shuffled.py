@@ -32,6 +32,7 @@ class ShuffledSampler(Sampler):
     """
 
     name = "shuffled"
+    amplifies = False
     relations = (Neighbouring.ADD_OR_REMOVE, Neighbouring.REPLACE)
 
     def __init__(
