@@ -6,10 +6,15 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from deniable.gradients.layout import WHOLE, Fold, Layout, Owners
 from deniable.gradients.probe import separating
 from deniable.gradients.trace import Trace
+from gradients.networks import class_loss
+from oracles.gradients import clipped_sum, relative_error
+from oracles.release import released_sum
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 7, 20, 21, 64])
@@ -62,3 +67,27 @@ def test_both_dimensions_are_possible_until_something_moves() -> None:
     after[:, 2] = 1
     one, other = (Trace.of(each, 4, None, True) for each in (before, after))
     assert one.confined(other, torch.arange(4) == 2) == [Layout(1, Fold.PLAIN)]
+
+
+class Squared(nn.Module):
+    """A layer with as many outputs as the batch has rows, its weight a function of a parameter."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.root = nn.Parameter(torch.randn(rows, 4))
+        self.head = nn.Linear(rows, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.linear(torch.relu(x), self.root.square()))
+
+
+@pytest.mark.parametrize("n", [3, 4, 6])
+def test_features_are_not_taken_for_rows_where_only_one_row_is_alive(n: int) -> None:
+    """The one row follows the feature of its own number, but the others, too."""
+    torch.manual_seed(n)
+    inputs = -torch.rand(n, 4, dtype=torch.float64)
+    inputs[n // 2] *= -1
+    batch = inputs, torch.randint(5, (n,))
+    model = Squared(n).double()
+    expected = clipped_sum(model, batch, class_loss, 0.3)
+    assert relative_error(released_sum(model, batch, class_loss, 0.3), expected) < 1e-10

@@ -116,7 +116,7 @@ class Observation:
     sites: set[Key] = field(default_factory=set)
     reordered: bool = False
     random: Tensor = field(default_factory=lambda: torch.empty(0))
-    nudge: tuple[Key, int] | None = None
+    nudge: tuple[Key, Tensor] | None = None
 
     def record(self, key: Key, tensors: list[Tensor], whose: dict[int, Owners]) -> None:
         """Note what a call met; `whose` holds by identity what is known of moved rows."""
@@ -125,13 +125,17 @@ class Observation:
         ]
 
     def nudged(self, key: Key, tensor: Tensor) -> Tensor:
-        """The output of a constant call, with the index under test moved."""
+        """The output of a constant call, with the indices under test moved."""
         if self.nudge is None or self.nudge[0] != key:
             return tensor
-        unit, moved = self.nudge[1], tensor.detach().clone()
+        moved = tensor.detach().clone()
         for layout in candidates(moved, self.rows):
             if layout.fold is Fold.PLAIN:
-                moved.select(layout.dim, unit).add_(1.0)
+                lead = moved.movedim(layout.dim, 0)
+                indices = self.nudge[1].to(lead.device)
+                # By different amounts: a normalisation or a softmax undoes what is alike.
+                shift = torch.linspace(1, 2, lead[indices].numel(), device=lead.device)
+                lead[indices] += shift.view_as(lead[indices]).to(lead.dtype)
                 break
         return moved
 
@@ -230,23 +234,28 @@ def _mixed(key: Key) -> CaptureError:
 def _nudged_layout(
     runs: Runs, base: Observation, key: Key, found: dict[Key, Verdict]
 ) -> Layout | None:
-    """The layout of a constant's output, if its indices belong to the rows of the batch."""
+    """The layout of a constant's output, if its indices belong to the rows of the batch.
+
+    Then a row follows its own index, and none of the others.
+    """
     places = [each for each, _ in base.calls[key][-1].sums if each.fold is Fold.PLAIN]
-    if not places:
-        return None
     n = runs.rows
-    nudged = runs.observe(nudge=(key, n // 2))
-    followed = False
-    for (other, k), before, after in _in_both(base, nudged):
-        layout = found[other].layouts[k]
-        if other == key or other in base.constants or found[other].constant or layout is None:
-            continue
-        if not before.moved(after):
-            continue
-        if layout not in before.confined(after, torch.arange(n) == n // 2):
-            return None
-        followed = True
-    return places[0] if followed else None
+    for unit in dict.fromkeys((n // 2, n - 1, 0)) if places else ():
+        own, followed = torch.arange(n) == unit, False
+        for indices in (own, ~own):
+            nudged = runs.observe(nudge=(key, indices))
+            for (other, k), before, after in _in_both(base, nudged):
+                layout = found[other].layouts[k]
+                if other == key or other in base.constants or found[other].constant:
+                    continue
+                if layout is None or not before.moved(after):
+                    continue
+                if layout not in before.confined(after, indices):
+                    return None
+                followed = followed or indices is own
+        if followed:
+            return places[0]
+    return None
 
 
 class Runs:
@@ -268,13 +277,13 @@ class Runs:
         self.exact = True
 
     def observe(
-        self, replaced: Tensor | None = None, nudge: tuple[Key, int] | None = None
+        self, replaced: Tensor | None = None, nudge: tuple[Key, Tensor] | None = None
     ) -> Observation:
         """Run the model's forward once more, leaving everything else as it was.
 
         Args:
             replaced: the mask of rows to replace by others; None: none are.
-            nudge: a constant call and the index of its output to move.
+            nudge: a constant call and the mask of the indices of its output to move.
 
         Raises:
             CaptureError: the model cannot be run on such a batch.
@@ -299,7 +308,7 @@ class Runs:
             for _, before, after in _in_both(base, self.observe())
         )
 
-    def _run(self, arguments: tuple[Any, Any], nudge: tuple[Key, int] | None) -> Observation:
+    def _run(self, arguments: tuple[Any, Any], nudge: tuple[Key, Tensor] | None) -> Observation:
         (args, kwargs), forward = arguments, self.forward
         seen = Observation(self.rows, self.exact, nudge=nudge)
         call = ForwardCall(forward.model, args, kwargs, self.rows, forward.anchor, Tracking())
