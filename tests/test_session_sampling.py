@@ -346,6 +346,20 @@ def or_none(samples: list[Any]) -> Any:
     return default_collate(samples) if samples else [torch.zeros(0, 4), torch.zeros(0).long()]
 
 
+def test_reading_a_data_set_leaves_torch_s_generator_alone() -> None:
+    """Dropout would otherwise differ in a resumed run, under the same noise.
+
+    Pitfall: privacy 11.
+    """
+    _, _, private = attached(batch_size=40, sampling="fixed-size")
+    rows = Rows()
+    before = torch.get_rng_state()
+    for read in (private.batches(rows, steps=1), private.loader(rows, steps=1)):
+        for _ in read:
+            break
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_loader_knows_empty_batches_pieces_and_the_user_s_collation() -> None:
     """Pitfall: users 6."""
 

@@ -7,6 +7,8 @@ compared with what arrives.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -175,7 +177,12 @@ def data_loader(data: Any, drawn: DrawnBatches, **arguments: Any) -> DataLoader[
     tensors = tensors_of(data)
     source = data if tensors is None else TensorDataset(*tensors)
     collate = _Collate(source, arguments.pop("collate_fn", None) or default_collate)
-    return DataLoader(source, batch_sampler=drawn, collate_fn=collate, **arguments)
+    # A loader seeds its workers from torch's global generator, unless it has its own. A model's
+    # dropout must not depend on how often the data were begun: a resumed run repeats it.
+    seed = hashlib.sha256(json.dumps(drawn.sampler.state(), sort_keys=True).encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(seed[:8]) >> 1)
+    given: dict[str, Any] = {"batch_sampler": drawn, "collate_fn": collate, "generator": generator}
+    return DataLoader(source, **(given | arguments))
 
 
 class _Collate:
