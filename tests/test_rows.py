@@ -31,7 +31,9 @@ def test_rows_are_counted(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "batch", [torch.tensor(1.0), {}, (torch.zeros(3), torch.zeros(4)), object()], ids=str
+    "batch",
+    [torch.tensor(1.0), {}, (torch.zeros(3), torch.zeros(4)), object()],
+    ids=["no rows", "nothing", "unequal", "no batch"],
 )
 def test_what_cannot_be_counted_is_refused(batch: Any) -> None:
     with pytest.raises(StepError, match="one row for each example"):
