@@ -21,7 +21,15 @@ from deniable.batches import DrawnBatches, Piece, Source, Watched, batches, data
 from deniable.bounds import Bound, Clip, Observed
 from deniable.eligibility import Unchanged, bound_parameters
 from deniable.errors import AttachError, BudgetError, CheckpointError, StepError
-from deniable.events import ComposedEvent, from_json, neighbouring_of, notes, singles, to_json
+from deniable.events import (
+    ComposedEvent,
+    from_json,
+    gaussian_in,
+    neighbouring_of,
+    notes,
+    singles,
+    to_json,
+)
 from deniable.gradients import Capture, Groups, exactly
 from deniable.grouping import Example, Unit
 from deniable.ledger import Ledger
@@ -32,7 +40,7 @@ from deniable.sampling import OwnLoader
 from deniable.scaling import LossScale
 from deniable.units import BoundedSum, Sensitivity, Spent
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 def attach(
@@ -108,7 +116,7 @@ class PrivateSession:
         - `optimizer.step()` sees a release exactly once for each logical batch, recorded in the
           ledger before it takes effect, and nothing otherwise.
         - `.grad` never holds a sum without noise.
-        - What is divided by is the plan's expected batch size, never the drawn one.
+        - What is divided by is the expected batch size of the plan's step, never the drawn one.
         - The run's releases never cost more than its budget.
 
     Attributes:
@@ -136,7 +144,6 @@ class PrivateSession:
         self.seeded, self.secure = seed is not None, secure
         self.run_id = run_id or uuid.uuid4().hex[:12]
         self._bound, self._unit = bound, unit
-        self._denominator = unit.denominator(plan.batch_size)
         self._loss_reduction = loss_reduction
         self._parameters = bound_parameters(model, optimizer)
         streams = Streams(seed)
@@ -147,7 +154,6 @@ class PrivateSession:
             left=lambda: self.ends_at - self.steps,
             recognise=lambda found: self._ledger.recognise(found),
         )
-        self._noise = Gaussian(plan.noise_multiplier, plan.neighbouring)
         self._device = next(iter(self._parameters.values())).device
         self._generator = noise_generator(streams.key("noise"), self._device, secure)
         self._owns_ledger = not isinstance(ledger, Ledger)
@@ -431,10 +437,12 @@ class PrivateSession:
             )
         self._releasing = True
         self._run.release(piece.event)
-        noisy = self._noise.add(BoundedSum(self._sums, self.sensitivity), self._generator)
+        noise = Gaussian.of(gaussian_in(piece.event))  # what was recorded is what is added
+        denominator = self._unit.denominator(piece.batch_size)
+        noisy = noise.add(BoundedSum(self._sums, self.sensitivity), self._generator)
         for name, parameter in self._parameters.items():
-            parameter.grad = noisy[name].div_(self._denominator).to(parameter.dtype)
-        self._sums, self._source.state = None, piece.sampler_state
+            parameter.grad = noisy[name].div_(denominator).to(parameter.dtype)
+        self._sums, self._source.state = None, piece.state
         self._scales.clear()
         self.steps += 1
         self._releasing = False

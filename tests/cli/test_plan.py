@@ -93,5 +93,5 @@ def test_a_delta_that_promises_nothing_is_pointed_out() -> None:
 
 
 def test_too_few_quantities_are_refused_with_what_to_give() -> None:
-    with pytest.raises(PlanError, match="Give exactly two of"):
+    with pytest.raises(PlanError, match="Give exactly three of"):
         plan(*SIZES, "--epochs", "60")

@@ -64,14 +64,12 @@ def drawable(case: Case) -> Drawable:
 class Arranged(deniable.Microbatch):
     """The same examples share a microbatch every time."""
 
-    def rows(self, drawn: Any, generator: Any = None) -> Any:
-        return super().rows(drawn, np.random.default_rng(0))
+    def rows(self, drawn: Any, generator: Any, batch_size: int) -> Any:
+        return super().rows(drawn, np.random.default_rng(0), batch_size)
 
 
 def arranged(drawn: int) -> list[list[int]]:
-    unit = Arranged(3)
-    unit.denominator(UNITS)
-    order, sizes = unit.rows(np.arange(drawn))
+    order, sizes = Arranged(3).rows(np.arange(drawn), None, UNITS)
     return [part.tolist() for part in np.split(order, np.cumsum(sizes)[:-1])]
 
 

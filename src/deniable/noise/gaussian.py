@@ -45,6 +45,11 @@ class Gaussian:
     ) -> None:
         self._event = GaussianEvent(float(noise_multiplier), neighbouring)
 
+    @classmethod
+    def of(cls, event: GaussianEvent) -> Gaussian:
+        """The noise that an event says."""
+        return cls(event.noise_multiplier, event.neighbouring)
+
     @property
     def event(self) -> GaussianEvent:
         """What one call to `add` releases."""
