@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deniable.batchnorm import replace_batchnorm
-    from deniable.bounds import Bound, Clip
+    from deniable.bounds import AutomaticClip, Bound, Chain, Clip, PerLayerClip, Tanh
     from deniable.errors import DeniableError
     from deniable.grouping import Augmented, Example, Microbatch, Unit, User
     from deniable.isolation import Checked, check
@@ -27,7 +27,9 @@ __version__ = "0.1.0"
 # Loaded on first use, so that what needs no torch (plans, ledgers, reports) never imports it.
 _HOME = {
     "Augmented": "grouping",
+    "AutomaticClip": "bounds",
     "Bound": "bounds",
+    "Chain": "bounds",
     "Checked": "isolation",
     "Clip": "bounds",
     "DeniableError": "errors",
@@ -35,9 +37,11 @@ _HOME = {
     "Ledger": "ledger",
     "Microbatch": "grouping",
     "Neighbouring": "units",
+    "PerLayerClip": "bounds",
     "Plan": "plan",
     "PrivateSession": "session",
     "Spent": "units",
+    "Tanh": "bounds",
     "Unit": "grouping",
     "User": "grouping",
     "attach": "session",
@@ -47,7 +51,9 @@ _HOME = {
 
 __all__ = [
     "Augmented",
+    "AutomaticClip",
     "Bound",
+    "Chain",
     "Checked",
     "Clip",
     "DeniableError",
@@ -55,9 +61,11 @@ __all__ = [
     "Ledger",
     "Microbatch",
     "Neighbouring",
+    "PerLayerClip",
     "Plan",
     "PrivateSession",
     "Spent",
+    "Tanh",
     "Unit",
     "User",
     "attach",
