@@ -150,7 +150,7 @@ def test_a_parameter_that_no_unit_used_has_gradient_zero(name: str) -> None:
 def test_it_says_what_it_is_in_json_and_in_words(name: str) -> None:
     bound = BOUNDS[name]()
     assert bound.settings()["name"] == type(bound).__name__
-    assert 10 < len(bound.in_words) < 120
+    assert 10 < len(bound.in_words) < 150
 
 
 def test_the_contract_rejects_a_bound_that_clips_each_parameter_on_its_own() -> None:
