@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deniable.batchnorm import replace_batchnorm
-    from deniable.bounds import AutomaticClip, Bound, Chain, Clip, PerLayerClip, Tanh
+    from deniable.bounds import (
+        AdaptiveClip,
+        AutomaticClip,
+        Bound,
+        Chain,
+        Clip,
+        PerLayerClip,
+        Tanh,
+    )
     from deniable.errors import DeniableError
     from deniable.grouping import Augmented, Example, Microbatch, Unit, User
     from deniable.isolation import Checked, check
@@ -26,6 +34,7 @@ __version__ = "0.1.0"
 
 # Loaded on first use, so that what needs no torch (plans, ledgers, reports) never imports it.
 _HOME = {
+    "AdaptiveClip": "bounds",
     "Augmented": "grouping",
     "AutomaticClip": "bounds",
     "Bound": "bounds",
@@ -50,6 +59,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AdaptiveClip",
     "Augmented",
     "AutomaticClip",
     "Bound",

@@ -32,7 +32,7 @@ from deniable.sampling import OwnLoader
 from deniable.scaling import LossScale
 from deniable.units import BoundedSum, Sensitivity, Spent
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 def attach(
@@ -434,6 +434,8 @@ class PrivateSession:
         self._releasing = True
         self._run.release(piece.event)
         noisy = self._noise.add(BoundedSum(self._sums, self.sensitivity), self._generator)
+        aside = {name: noisy[name] for name in noisy.keys() - self._parameters.keys()}
+        self._bound.learn(aside, self._denominator)
         for name, parameter in self._parameters.items():
             parameter.grad = noisy[name].div_(self._denominator).to(parameter.dtype)
         self._sums, self._source.state = None, piece.sampler_state
@@ -481,6 +483,7 @@ class PrivateSession:
             "steps": self.steps,
             "plan": self.plan.to_json(),
             "bound": self._bound.settings(),
+            "bound_state": self._bound.state(),
             "unit": self._unit.settings(),
             "secure": self.secure,
             "seeded": self.seeded,
@@ -543,6 +546,7 @@ class PrivateSession:
         self._ends_at = None
         self._capture.chooser.restore(state["strategies"])
         self._generator.restore(state["noise"])
+        self._bound.restore(state["bound_state"])
         self._source.state, self._source.data = state["sampler"], state["data"]
         self.steps = state["steps"]
         self.seeded = self.seeded or state["seeded"]

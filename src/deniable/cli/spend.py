@@ -98,6 +98,6 @@ def _runs(records: Sequence[RunRecord]) -> Table:
                 record.opened[:16].replace("T", " "),
                 f"{each.count:,}",
                 rate,
-                f"{each.noise_multiplier:.6g}",
+                each.noise,
             )
     return made
