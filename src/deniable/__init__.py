@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from deniable.grouping import Augmented, Example, Microbatch, Unit, User
     from deniable.isolation import Checked, check
     from deniable.ledger import Ledger
+    from deniable.optimizers import AdamBC
     from deniable.plan import Plan
     from deniable.session import PrivateSession, attach
     from deniable.units import Neighbouring, Spent
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 # Loaded on first use, so that what needs no torch (plans, ledgers, reports) never imports it.
 _HOME = {
+    "AdamBC": "optimizers",
     "AdaptiveClip": "bounds",
     "Augmented": "grouping",
     "AutomaticClip": "bounds",
@@ -59,6 +61,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AdamBC",
     "AdaptiveClip",
     "Augmented",
     "AutomaticClip",

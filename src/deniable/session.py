@@ -135,7 +135,7 @@ class PrivateSession:
         room = _room(plan, budget)
         self.seeded, self.secure = seed is not None, secure
         self.run_id = run_id or uuid.uuid4().hex[:12]
-        self._bound, self._unit = bound, unit
+        self._bound, self._unit, self._optimizer = bound, unit, optimizer
         self._denominator = unit.denominator(plan.batch_size)
         self._loss_reduction = loss_reduction
         self._parameters = bound_parameters(model, optimizer)
@@ -326,6 +326,14 @@ class PrivateSession:
         whole = Sensitivity(one.value * factor, one.neighbouring, protects)
         return whole.under(self.plan.neighbouring)
 
+    @property
+    def noise_deviation(self) -> float:
+        """The standard deviation of the noise in each coordinate of the next release.
+
+        The noise multiplier times the sensitivity, over the public number that sums are divided by.
+        """
+        return self.plan.noise_multiplier * self.sensitivity.value / self._denominator
+
     def explain(self) -> str:
         """How the norms of each kind of use are computed, and what each way took when tried.
 
@@ -435,6 +443,9 @@ class PrivateSession:
         self._run.release(piece.event)
         noisy = self._noise.add(BoundedSum(self._sums, self.sensitivity), self._generator)
         aside = {name: noisy[name] for name in noisy.keys() - self._parameters.keys()}
+        for group in self._optimizer.param_groups:
+            if "noise_deviation" in group:
+                group["noise_deviation"] = self.noise_deviation
         self._bound.learn(aside, self._denominator)
         for name, parameter in self._parameters.items():
             parameter.grad = noisy[name].div_(self._denominator).to(parameter.dtype)
