@@ -16,10 +16,10 @@ class AdamBC(Optimizer):
 
     Noise of variance `s^2` raises Adam's estimate of the squared gradient by that much, until it is
     all that the estimate holds, and Adam becomes SGD with momentum. Here it is subtracted:
-    `theta <- theta - lr * m / sqrt(max(v - s^2, floor))`, with `m` and `v` Adam's moments, corrected
-    for their start (Tang, Shpilevskiy & Lecuyer, 2024, "DP-AdamBC: Your DP-Adam Is Actually DP-SGD
-    (Unless You Apply Bias Correction)", algorithm 1). It is computed from releases alone, so it
-    costs no privacy.
+    `theta <- theta - lr * m / sqrt(max(v - s^2, floor))`, with Adam's moments `m` and `v` corrected
+    for their start (Tang & Lecuyer, 2023, "DP-Adam: Correcting DP Bias in Adam's Second Moment
+    Estimation"; Tang, Shpilevskiy & Lecuyer, 2024, "DP-AdamBC", algorithm 1). It is computed from
+    releases alone, so it costs no privacy.
 
     `attach` tells it `s` with each release: the noise multiplier times the sensitivity over the
     expected batch size. Where `s` changes, as under `AdaptiveClip`, its square is averaged as the

@@ -12,6 +12,8 @@ from typing import Any
 
 from deniable.errors import SettingsError
 
+BOUNDS = ("clip", "per-layer", "adaptive", "automatic", "tanh", "tanh-clip")
+
 # Chosen on a validation part of the training rows, never on the test set.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {
@@ -75,7 +77,11 @@ class Settings:
         noise_multiplier: standard deviation of the noise over the clip norm, or, under
             replacement, over twice that; None: solved.
         delta: of the (epsilon, delta) guarantee.
-        clip: the norm that no example's gradient exceeds.
+        bound: what limits one example's gradient, a name from `BOUNDS`.
+        clip: the norm that no example's gradient exceeds; with an adaptive bound, at first.
+        quantile: the share of gradients that an adaptive bound leaves as they are.
+        output_range: of the tanh filter, the largest size of a coordinate.
+        active_range: of the tanh filter, how large a coordinate it is close to linear for.
         seed: makes the run reproducible, and its noise with it; None: randomness of the system.
         secure: draw the noise from an AES keystream.
         device: "auto", "cpu", "cuda" or another torch device.
@@ -98,7 +104,11 @@ class Settings:
     epsilon: float | None = None
     noise_multiplier: float | None = None
     delta: float = 1e-5
+    bound: str = "clip"
     clip: float = 1.0
+    quantile: float = 0.5
+    output_range: float = 1.0
+    active_range: float = 1.0
     momentum: float = 0.9
     data_dir: str | None = None
     seed: int | None = None
@@ -114,6 +124,17 @@ class Settings:
             raise SettingsError(f"momentum must lie in [0, 1), got {self.momentum!r}.")
         if not (math.isfinite(self.clip) and self.clip > 0):
             raise SettingsError(f"The clip norm must be positive and finite, got {self.clip!r}.")
+        if self.bound not in BOUNDS:
+            raise SettingsError(
+                f"No bound is called {self.bound!r}. Choose one of {', '.join(BOUNDS)}."
+            )
+        if not 0 < self.quantile < 1:
+            raise SettingsError(f"quantile must lie between 0 and 1, got {self.quantile!r}.")
+        for name in ("output_range", "active_range"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise SettingsError(
+                    f"{name} must be positive and finite, got {getattr(self, name)!r}."
+                )
         if self.rows is not None and not self.rows >= 1:
             raise SettingsError(f"rows must be at least 1, got {self.rows!r}.")
         if not self.checkpoint_seconds >= 0:
