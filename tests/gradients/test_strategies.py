@@ -28,8 +28,8 @@ pytestmark = [
 
 NORM = 0.3
 UNITS, VIEWS = 37, 2
-PRODUCTS = ["gram", "instantiate", "turned"]
-CONVOLUTIONS = ["grouped", "swapped", "offsets", "patches"]
+PRODUCTS = ["gram", "instantiate", "turned", "streamed"]
+CONVOLUTIONS = ["grouped", "swapped", "offsets", "patches", "streamed patches"]
 # Units drawn, and rows of one piece.
 DRAWN = [(0, None), (1, None), (2, None), (UNITS, None), (UNITS, 8)]
 

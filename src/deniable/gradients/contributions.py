@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
@@ -46,6 +46,32 @@ GRAM_ELEMENTS = 1 << 21
 # How many elements of per-unit gradients are formed at once where each is looked at: on the CPU
 # what a cache holds, elsewhere what keeps the device busy.
 STREAM_ELEMENTS, STREAM_ELSEWHERE = 1 << 19, 1 << 25
+
+
+def units_at_once(elements: int, device: torch.device) -> int:
+    """How many per-unit gradients of so many elements to form at once."""
+    limit = STREAM_ELEMENTS if device.type == "cpu" else STREAM_ELSEWHERE
+    return max(1, limit // max(1, elements))
+
+
+def formed(
+    like: Tensor, shape: Sequence[int], at_once: int, form: Callable[[slice, Tensor], Any]
+) -> tuple[Tensor, Tensor]:
+    """One gradient per unit, and their squared norms, taken while each is in the cache.
+
+    Args:
+        like: a tensor with units first; the gradients are of its dtype.
+        shape: of one unit's gradient.
+        at_once: how many units are formed at once.
+        form: writes the gradients of some units into a tensor.
+    """
+    n = len(like)
+    values, norms = like.new_empty(n, *shape), like.new_empty(n)
+    for start in range(0, n, at_once):
+        some = slice(start, start + at_once)
+        form(some, values[some])
+        torch.linalg.vector_norm(values[some].flatten(1), dim=1, out=norms[some])
+    return values, norms.square_()
 
 
 class Contribution(ABC):
@@ -85,9 +111,8 @@ class Contribution(ABC):
         Args:
             elements: of the parameter.
         """
-        n, on_cpu = len(self.lead), self.lead.device.type == "cpu"
-        step = max(1, (STREAM_ELEMENTS if on_cpu else STREAM_ELSEWHERE) // max(1, elements))
-        for start in range(0, n, step):
+        step = units_at_once(elements, self.lead.device)
+        for start in range(0, len(self.lead), step):
             yield (
                 slice(start, start + step),
                 accurate(self.some(start, start + step).dense().values),
@@ -106,6 +131,10 @@ class Contribution(ABC):
         return (type(self).__name__,)
 
     @abstractmethod
+    def held(self) -> int:
+        """Bytes that are held until the sums are formed."""
+
+    @abstractmethod
     def only(self, keep: Tensor) -> Contribution:
         """The same with every unit outside the mask `keep`, shape `(n,)`, set to exactly zero."""
 
@@ -122,6 +151,13 @@ class Dense(Contribution):
     """One gradient per unit: `values` has shape `(n, *parameter.shape)`."""
 
     values: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, norms: Tensor) -> Dense:
+        """Gradients whose squared norms are known."""
+        made = cls(values)
+        made._norms = norms
+        return made
 
     def _squared_norms(self) -> Tensor:
         norms: Tensor = torch.linalg.vector_norm(self._flat(), dim=1)
@@ -149,6 +185,10 @@ class Dense(Contribution):
         """See `Contribution.some`."""
         return Dense(self.values[start:stop])
 
+    def held(self) -> int:
+        """See `Contribution.held`."""
+        return self.values.nbytes
+
     def only(self, keep: Tensor) -> Dense:
         """See `Contribution.only`."""
         return Dense(_keep(self.values, keep))
@@ -156,16 +196,29 @@ class Dense(Contribution):
 
 @dataclass
 class Turned(Contribution):
-    """One matrix per unit, stored on its side: `values` is `(n, R, L)` for gradients `(L, R)`.
+    """One gradient per unit, its dimensions stored in another order.
 
-    A batched product whose result is wide is quicker than one whose result is tall.
+    A batched product whose result is wide is quicker than one whose result is tall, and patches are
+    copied in longer runs with the channels last.
 
     Attributes:
-        shape: the parameter's shape; `L * R` elements.
+        values: `(n, *stored)`.
+        order: which stored dimension is which of the gradient's.
+        shape: the parameter's shape, of as many elements.
     """
 
     values: Tensor
+    order: tuple[int, ...]
     shape: torch.Size
+
+    @classmethod
+    def of(
+        cls, values: Tensor, norms: Tensor, order: tuple[int, ...], shape: torch.Size
+    ) -> Turned:
+        """Gradients whose squared norms are known."""
+        made = cls(values, order, shape)
+        made._norms = norms
+        return made
 
     def _squared_norms(self) -> Tensor:
         norms: Tensor = torch.linalg.vector_norm(self.values.flatten(1), dim=1)
@@ -175,11 +228,12 @@ class Turned(Contribution):
         """See `Contribution.weighted_sum`."""
         flat = self.values.flatten(1)
         total = (weights.to(flat.dtype) @ flat).view(self.values.shape[1:])
-        return total.t().reshape(self.shape)
+        return total.permute(self.order).reshape(self.shape)
 
     def dense(self) -> Dense:
         """See `Contribution.dense`."""
-        return Dense(self.values.transpose(1, 2).reshape(-1, *self.shape))
+        turned = self.values.permute(0, *(each + 1 for each in self.order))
+        return Dense(turned.reshape(-1, *self.shape))
 
     @property
     def lead(self) -> Tensor:
@@ -188,11 +242,15 @@ class Turned(Contribution):
 
     def some(self, start: int, stop: int) -> Turned:
         """See `Contribution.some`."""
-        return Turned(self.values[start:stop], self.shape)
+        return Turned(self.values[start:stop], self.order, self.shape)
+
+    def held(self) -> int:
+        """See `Contribution.held`."""
+        return self.values.nbytes
 
     def only(self, keep: Tensor) -> Turned:
         """See `Contribution.only`."""
-        return Turned(_keep(self.values, keep), self.shape)
+        return Turned(_keep(self.values, keep), self.order, self.shape)
 
 
 @dataclass
@@ -233,7 +291,12 @@ class Outer(Contribution):
             return {"rank one": lambda: self}
         if isinstance(self.left, OneHot):
             return {"gram": lambda: self, "instantiate": self.dense}
-        return {"gram": lambda: self, "instantiate": self.dense, "turned": self._turned}
+        return {
+            "gram": lambda: self,
+            "instantiate": self.dense,
+            "turned": self._turned,
+            "streamed": lambda: Kept(self, math.prod(self.shape)),
+        }
 
     def counts(self) -> dict[str, float]:
         """See `Contribution.counts`."""
@@ -245,7 +308,12 @@ class Outer(Contribution):
         gram = float(rows**2 * (self.left_size + right) + rows * size)
         one = float(rows * size + 3 * size)
         tall = self.left_size > right
-        return {"gram": gram, "instantiate": one + tall, "turned": one + (not tall)}
+        return {
+            "gram": gram,
+            "instantiate": one + tall,
+            "turned": one + (not tall),
+            "streamed": 2 * one,
+        }
 
     def kind(self) -> tuple[Any, ...]:
         """See `Contribution.kind`."""
@@ -281,13 +349,14 @@ class Outer(Contribution):
             index = self.left.indices[:, :, None].expand_as(right)
             values.scatter_add_(1, index, right)
         else:
-            values = torch.bmm(accurate(self.left).transpose(1, 2), right)
+            values, norms = _products(accurate(self.left), right)
+            return Dense.of(values.view(n, *self.shape), norms)
         return Dense(values.view(n, *self.shape))
 
     def _turned(self) -> Turned:
         assert isinstance(self.left, Tensor)
-        right, left = accurate(self.right), accurate(self.left)
-        return Turned(torch.bmm(right.transpose(1, 2), left), self.shape)
+        values, norms = _products(accurate(self.right), accurate(self.left))
+        return Turned.of(values, norms, (1, 0), self.shape)
 
     @property
     def lead(self) -> Tensor:
@@ -303,10 +372,26 @@ class Outer(Contribution):
             )
         return Outer(left[start:stop], self.right[start:stop], self.shape)
 
+    def held(self) -> int:
+        """See `Contribution.held`."""
+        left = self.left.indices if isinstance(self.left, OneHot) else self.left
+        return left.nbytes + self.right.nbytes
+
     def only(self, keep: Tensor) -> Outer:
         """See `Contribution.only`."""
         left = self.left if isinstance(self.left, OneHot) else _keep(self.left, keep)
         return Outer(left, _keep(self.right, keep), self.shape)
+
+
+def _products(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """`a_i^T b_i` for every unit, and its squared norms."""
+    shape = a.shape[2], b.shape[2]
+    return formed(
+        b,
+        shape,
+        units_at_once(math.prod(shape), b.device),
+        lambda some, out: torch.bmm(a[some].transpose(1, 2), b[some], out=out),
+    )
 
 
 def _keep(values: Tensor, keep: Tensor) -> Tensor:
@@ -386,6 +471,10 @@ class Several(Contribution):
         """See `Contribution.some`."""
         return Several([part.some(start, stop) for part in self.parts])
 
+    def held(self) -> int:
+        """See `Contribution.held`."""
+        return sum(part.held() for part in self.parts)
+
     def only(self, keep: Tensor) -> Several:
         """See `Contribution.only`."""
         return Several([part.only(keep) for part in self.parts])
@@ -398,14 +487,21 @@ class Kept(Contribution):
     Attributes:
         factors: any contribution.
         elements: of the parameter.
+        way: by which of the factors' ways gradients are formed; as they form them if not given.
     """
 
     factors: Contribution
     elements: int
+    way: str = ""
 
     def _squared_norms(self) -> Tensor:
-        parts = [Dense(values)._squared_norms() for _, values in self.stream(self.elements)]
+        n, step = len(self.lead), units_at_once(self.elements, self.lead.device)
+        parts = [self._formed(start, start + step).squared_norms() for start in range(0, n, step)]
         return torch.cat(parts)
+
+    def _formed(self, start: int, stop: int) -> Contribution:
+        some = self.factors.some(start, stop)
+        return some.ways()[self.way]() if self.way else some.dense()
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """See `Contribution.weighted_sum`."""
@@ -424,6 +520,10 @@ class Kept(Contribution):
         """See `Contribution.some`."""
         return self.factors.some(start, stop)
 
+    def held(self) -> int:
+        """See `Contribution.held`."""
+        return self.factors.held()
+
     def only(self, keep: Tensor) -> Kept:
         """See `Contribution.only`."""
-        return Kept(self.factors.only(keep), self.elements)
+        return Kept(self.factors.only(keep), self.elements, self.way)

@@ -14,7 +14,7 @@ from deniable.noise.generators import NoiseGenerator
 from deniable.noise.scale import noisy_dtype, scale_for
 from deniable.units import BoundedSum, Neighbouring
 
-# Values of noise held at once, beside the sum that they are added to.
+# Values of noise in a wider dtype held at once, beside the sum that they are added to.
 _CHUNK: Final = 1 << 22
 
 
@@ -84,12 +84,21 @@ def _add(
     sums: Sequence[Tensor], dtype: torch.dtype, deviation: float, generator: NoiseGenerator
 ) -> list[Tensor]:
     """The sums plus noise, as views of one new buffer."""
+    sizes, device = [each.numel() for each in sums], sums[0].device
     with torch.no_grad():
+        if torch.promote_types(dtype, generator.precision) == dtype:
+            noise = generator.normal((sum(sizes),), dtype=dtype, device=device).mul_(deviation)
+            noisy = _views(noise, sums, sizes)
+            torch._foreach_add_(noisy, list(sums))
+            return noisy
         flat = torch.cat([each.reshape(-1).to(dtype) for each in sums])
-        drawn = torch.promote_types(dtype, generator.precision)
         for part in torch.split(flat, _CHUNK):
-            noise = generator.normal(part.shape, dtype=drawn, device=flat.device)
+            noise = generator.normal(part.shape, dtype=generator.precision, device=device)
             # In the wider of the two dtypes, then rounded once to the sum's.
             part.add_(noise, alpha=deviation)
-        pieces = torch.split(flat, [each.numel() for each in sums])
-        return [piece.view(each.shape) for piece, each in zip(pieces, sums, strict=True)]
+        return _views(flat, sums, sizes)
+
+
+def _views(flat: Tensor, sums: Sequence[Tensor], sizes: list[int]) -> list[Tensor]:
+    pieces = torch.split(flat, sizes)
+    return [piece.view(each.shape) for piece, each in zip(pieces, sums, strict=True)]
