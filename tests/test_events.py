@@ -12,8 +12,10 @@ from deniable.events import (
     ComposedEvent,
     Event,
     GaussianEvent,
+    LaplaceEvent,
     OwnLoaderEvent,
     PoissonSampledEvent,
+    PureEvent,
     SampledWithoutReplacementEvent,
     SelfComposedEvent,
     ShuffledEvent,
@@ -31,6 +33,8 @@ REPLACED = GaussianEvent(1.25, Neighbouring.REPLACE)
 EVENTS: dict[str, Event] = {
     "gaussian": NOISE,
     "replaced": REPLACED,
+    "laplace": LaplaceEvent(2.0),
+    "pure": PureEvent(0.3, Neighbouring.REPLACE),
     "poisson": PoissonSampledEvent(0.01, NOISE),
     "truncated": TruncatedPoissonSampledEvent(1_000, 0.01, 30, REPLACED),
     "fixed size": SampledWithoutReplacementEvent(1_000, 10, REPLACED),
@@ -52,6 +56,11 @@ def test_an_event_survives_json(event: Event) -> None:
     ("written", "event"),
     [
         ({"kind": "gaussian", "noise_multiplier": 1.25}, NOISE),
+        ({"kind": "laplace", "noise_multiplier": 2.0}, LaplaceEvent(2.0)),
+        (
+            {"kind": "pure", "epsilon": 0.3, "neighbouring": "replace"},
+            PureEvent(0.3, Neighbouring.REPLACE),
+        ),
         (
             {
                 "kind": "poisson-sampled",
