@@ -25,6 +25,8 @@ from deniable.events import (
     notes,
     singles,
     to_json,
+    unsampled,
+    with_noise,
 )
 from deniable.units import Neighbouring
 
@@ -155,3 +157,20 @@ def test_events_without_amplification_say_so_wherever_they_are() -> None:
         (said,) = notes(hidden)
         assert "no amplification by sampling is claimed" in said
     assert notes(EVENTS["composed"]) == notes(EVENTS["poisson"]) == ()
+
+
+@every_event
+def test_other_noise_changes_the_gaussian_noise_of_every_release_and_nothing_else(
+    event: Event,
+) -> None:
+    for (before, count), (after, times) in zip(
+        singles(event), singles(with_noise(event, 2.0)), strict=True
+    ):
+        assert (type(after), times) == (type(before), count)
+        one, other = unsampled(before), unsampled(after)
+        factor = 2 if isinstance(one, GaussianEvent) else 1
+        assert to_json(other) == {
+            name: factor * value if name == "noise_multiplier" else value
+            for name, value in to_json(one).items()
+        }
+    assert with_noise(with_noise(event, 2.0), 0.5) == event
