@@ -13,6 +13,13 @@ from typing import Any
 from deniable.errors import SettingsError
 
 BOUNDS = ("clip", "per-layer", "adaptive", "automatic", "tanh", "tanh-clip")
+# Settings that say something of some bounds only.
+OF_BOUNDS = {
+    "clip": ("clip", "per-layer", "adaptive", "automatic", "tanh-clip"),
+    "quantile": ("adaptive",),
+    "output_range": ("tanh", "tanh-clip"),
+    "active_range": ("tanh", "tanh-clip"),
+}
 
 # Chosen on a validation part of the training rows, never on the test set.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -122,8 +129,10 @@ class Settings:
             raise SettingsError(f"The learning rate must be positive and finite, got {self.lr!r}.")
         if not 0 <= self.momentum < 1:
             raise SettingsError(f"momentum must lie in [0, 1), got {self.momentum!r}.")
-        if not (math.isfinite(self.clip) and self.clip > 0):
-            raise SettingsError(f"The clip norm must be positive and finite, got {self.clip!r}.")
+        if not (math.isfinite(self.clip) and self.clip >= 1e-10):
+            raise SettingsError(
+                f"The clip norm must be finite and at least 1e-10, got {self.clip!r}."
+            )
         if self.bound not in BOUNDS:
             raise SettingsError(
                 f"No bound is called {self.bound!r}. Choose one of {', '.join(BOUNDS)}."
@@ -150,7 +159,8 @@ class Settings:
         solves the one that is left out.
 
         Raises:
-            SettingsError: no such data set, or a value out of its range.
+            SettingsError: no such data set, a value out of its range, or one that is for another
+                bound.
 
         >>> Settings.choose("digits", lr=0.02).lr
         0.02
@@ -162,6 +172,13 @@ class Settings:
                 f"No data set is called {data!r}. Choose one of {', '.join(DEFAULTS)}."
             )
         given = {name: value for name, value in given.items() if value is not None}
+        bound = given.get("bound", "clip")
+        for name, bounds in OF_BOUNDS.items():
+            if name in given and bound in BOUNDS and bound not in bounds:
+                raise SettingsError(
+                    f"{name} says nothing of the bound {bound}; it is for {', '.join(bounds)}. "
+                    "Leave it out, or choose another bound."
+                )
         defaults = dict(DEFAULTS[data])
         if "noise_multiplier" in given and "epsilon" in given:
             defaults.pop("epochs", None)

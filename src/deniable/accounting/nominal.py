@@ -50,7 +50,8 @@ def nominal_spent(
         return None
     found = spent(with_noise(event, factor), delta, accountant)
     note = (
-        f"Nominal, not a guarantee: the bound's source counts as if one unit moved the sum by "
-        f"{bound['nominal_sensitivity']:.6g}, and it can move it by {bound['sensitivity']:.6g}."
+        f"Nominal, not a guarantee: the bound's source counts as if no unit moved a sum by more "
+        f"than {bound['nominal_sensitivity']:.6g}, and one can move it by "
+        f"{bound['sensitivity']:.6g}."
     )
     return Spent(found.epsilon, found.delta, found.neighbouring, (*found.notes, note))

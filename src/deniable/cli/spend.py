@@ -21,8 +21,8 @@ from deniable.report.statement import releases
 from deniable.runfolder import RunFolder
 
 NOMINAL = (
-    "The nominal epsilon is not a guarantee: it counts the noise as if one unit moved a sum by no "
-    "more than what the source of the bound takes for its sensitivity, and it can move it further."
+    "The nominal epsilon is not a guarantee: it counts as if no unit moved a sum by more than what "
+    "the source of the bound takes for its sensitivity, and one can move it further."
 )
 
 

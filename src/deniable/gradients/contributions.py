@@ -138,13 +138,6 @@ class Contribution(ABC):
     def only(self, keep: Tensor) -> Contribution:
         """The same with every unit outside the mask `keep`, shape `(n,)`, set to exactly zero."""
 
-    def masked(self, keep: Tensor) -> Contribution:
-        """`only`, and norms that were computed stay known."""
-        kept = self.only(keep)
-        if self._norms is not None:
-            kept._norms = torch.where(keep, self._norms, 0)
-        return kept
-
 
 @dataclass
 class Dense(Contribution):
