@@ -114,7 +114,7 @@ class KeystreamGenerator:
         computed = torch.promote_types(_floating(dtype), self.precision)
         values = torch.empty(count + count % 2, dtype=computed)
         with torch.no_grad():
-            for part in values.split(2 * _PAIRS):
+            for part in torch.split(values, 2 * _PAIRS):
                 self._fill(part)
         return values[:count].view(tuple(shape)).to(device=device, dtype=dtype)
 
