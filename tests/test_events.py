@@ -14,6 +14,7 @@ from deniable.events import (
     GaussianEvent,
     OwnLoaderEvent,
     PoissonSampledEvent,
+    RepeatAndSelectEvent,
     SampledWithoutReplacementEvent,
     SelfComposedEvent,
     ShuffledEvent,
@@ -38,6 +39,8 @@ EVENTS: dict[str, Event] = {
     "own loader": OwnLoaderEvent(REPLACED),
     "repeated": SelfComposedEvent(PoissonSampledEvent(0.01, REPLACED), 7),
     "composed": ComposedEvent((NOISE, SelfComposedEvent(ComposedEvent((REPLACED,)), 2))),
+    "searched": RepeatAndSelectEvent(SelfComposedEvent(REPLACED, 3), 10.5, 1.0),
+    "poisson search": RepeatAndSelectEvent(ComposedEvent((NOISE,)), 4.0, None),
 }
 every_event = pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
 
@@ -117,6 +120,10 @@ def test_a_missing_field_is_refused(event: Event) -> None:
         to_json(EVENTS["shuffled"]) | {"sampler": ""},
         to_json(EVENTS["repeated"]) | {"count": -1},
         to_json(EVENTS["composed"]) | {"events": [{}]},
+        to_json(EVENTS["searched"]) | {"mean": 0.5},
+        to_json(EVENTS["searched"]) | {"mean": None},
+        to_json(EVENTS["searched"]) | {"shape": -0.5},
+        to_json(EVENTS["searched"]) | {"event": {}},
     ],
     ids=lambda written: str(written["kind"]),
 )
@@ -136,6 +143,8 @@ def test_the_whole_is_stated_under_replacement_where_a_part_is() -> None:
     """Pitfall: privacy 14."""
     assert neighbouring_of(EVENTS["poisson"]) is Neighbouring.ADD_OR_REMOVE
     assert neighbouring_of(EVENTS["composed"]) is Neighbouring.REPLACE
+    assert neighbouring_of(EVENTS["searched"]) is Neighbouring.REPLACE
+    assert neighbouring_of(EVENTS["poisson search"]) is Neighbouring.ADD_OR_REMOVE
     assert neighbouring_of(ComposedEvent(())) is Neighbouring.ADD_OR_REMOVE
 
 
@@ -145,4 +154,15 @@ def test_events_without_amplification_say_so_wherever_they_are() -> None:
         hidden = ComposedEvent((NOISE, SelfComposedEvent(EVENTS[name], 2)))
         (said,) = notes(hidden)
         assert "no amplification by sampling is claimed" in said
+        assert said in notes(RepeatAndSelectEvent(hidden, 3.0, 0.0))
     assert notes(EVENTS["composed"]) == notes(EVENTS["poisson"]) == ()
+
+
+def test_the_best_of_many_runs_says_what_must_stay_hidden() -> None:
+    (said,) = notes(ComposedEvent((NOISE, EVENTS["searched"])))
+    assert "all other runs, with their scores, stay hidden" in said
+
+
+def test_the_best_of_many_runs_is_one_release() -> None:
+    found = list(singles(SelfComposedEvent(EVENTS["searched"], 2)))
+    assert found == [(EVENTS["searched"], 2)]

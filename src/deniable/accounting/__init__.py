@@ -15,6 +15,7 @@ from deniable.accounting.meter import Meter
 from deniable.accounting.moments import MomentsAccountant
 from deniable.accounting.pld import PldAccountant
 from deniable.accounting.rdp import RdpAccountant
+from deniable.accounting.search import Search
 
 __all__ = [
     "ACCOUNTANTS",
@@ -26,6 +27,7 @@ __all__ = [
     "MomentsAccountant",
     "PldAccountant",
     "RdpAccountant",
+    "Search",
     "StrongAccountant",
     "most_for",
     "noise_multiplier_for",

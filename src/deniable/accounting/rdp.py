@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deniable.accounting.sampled import pairs
+from deniable.accounting.selection import selected
 from deniable.accounting.tally import SingleEvent, check_delta, is_noiseless, tally
-from deniable.events import Event
+from deniable.events import Event, RepeatAndSelectEvent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +39,7 @@ class RdpAccountant:
     Source: Mironov, Talwar & Zhang, 2019, "Renyi Differential Privacy of the Sampled Gaussian
     Mechanism", section 3.3; conversion: Canonne, Kamath & Steinke, 2020, "The Discrete Gaussian",
     proposition 12. Computed by dp-accounting; `sampled` says what one release tells under each
-    sampling and relation.
+    sampling and relation, and `selection` what the best of many runs does.
     """
 
     name = "rdp"
@@ -63,13 +65,21 @@ class RdpAccountant:
             return 0.0
         from dp_accounting.rdp import compute_epsilon
 
-        divergences = sum(count * _divergences(each) for each, count in counts.items())
-        return float(compute_epsilon(ORDERS, divergences, delta)[0])
+        return float(compute_epsilon(ORDERS, _composed(counts), delta)[0])
+
+
+def _composed(counts: Counter[SingleEvent]) -> NDArray[np.float64]:
+    total: NDArray[np.float64] = sum(
+        (count * _divergences(each) for each, count in counts.items()), np.zeros(len(ORDERS))
+    )
+    return total
 
 
 @functools.lru_cache(maxsize=256)
 def _divergences(event: SingleEvent) -> NDArray[np.float64]:
     """The Renyi divergence of one release at every order of `ORDERS`."""
+    if isinstance(event, RepeatAndSelectEvent):
+        return selected(_ORDERS, _composed(tally(event.event)), event.mean, event.shape)
     moments = [
         math.log(probability) + (_ORDERS - 1) * _OF_KIND[pair.kind](pair.rate, pair.noise)
         for probability, pair in pairs(event)

@@ -7,11 +7,14 @@ from dataclasses import replace
 
 from deniable.errors import AccountingError, UnknownEventError
 from deniable.events import (
+    ComposedEvent,
     Event,
     GaussianEvent,
     OwnLoaderEvent,
     PoissonSampledEvent,
+    RepeatAndSelectEvent,
     SampledWithoutReplacementEvent,
+    SelfComposedEvent,
     ShuffledEvent,
     TruncatedPoissonSampledEvent,
     gaussian_in,
@@ -25,6 +28,7 @@ SingleEvent = (
     | PoissonSampledEvent
     | TruncatedPoissonSampledEvent
     | SampledWithoutReplacementEvent
+    | RepeatAndSelectEvent
 )
 
 # Noise below the least counts as none, and above the most as the most: either is an upper bound,
@@ -39,6 +43,7 @@ def tally(event: Event) -> Counter[SingleEvent]:
     - A batch of all data, or of the user's own loader, is a Gaussian release on all data, and an
       epoch of shuffled batches is one.
     - Where any part is stated under replacement, all of it is.
+    - The best of many runs is one release, of a run that is itself counted so.
 
     Raises:
         UnknownEventError: an event, or one inside it, of a type that is not known here.
@@ -47,7 +52,10 @@ def tally(event: Event) -> Counter[SingleEvent]:
     >>> tally(SelfComposedEvent(PoissonSampledEvent(0.0, GaussianEvent(1.0)), 3))
     Counter()
     """
-    neighbouring = neighbouring_of(event)
+    return _tally(event, neighbouring_of(event))
+
+
+def _tally(event: Event, neighbouring: Neighbouring) -> Counter[SingleEvent]:
     counts: Counter[SingleEvent] = Counter()
     epochs: set[ShuffledEvent] = set()
     for each, times in singles(event):
@@ -66,6 +74,9 @@ def tally(event: Event) -> Counter[SingleEvent]:
                 counts[_under(neighbouring, inner)] += times
             case GaussianEvent():
                 counts[_under(neighbouring, each)] += times
+            case RepeatAndSelectEvent(inner):
+                if run := _tally(inner, neighbouring):
+                    counts[replace(each, event=_composed(run))] += times
             case _:
                 counts[replace(each, event=_under(neighbouring, each.event))] += times
     return counts
@@ -77,6 +88,10 @@ def _under(neighbouring: Neighbouring, event: GaussianEvent) -> GaussianEvent:
     if event.neighbouring is not neighbouring:
         noise /= 2  # replacement moves the sum twice as far
     return GaussianEvent(min(noise, MOST_NOISE), neighbouring)
+
+
+def _composed(counts: Counter[SingleEvent]) -> ComposedEvent:
+    return ComposedEvent(tuple(SelfComposedEvent(each, times) for each, times in counts.items()))
 
 
 def split(event: SingleEvent) -> tuple[float, float]:
@@ -98,7 +113,12 @@ def split(event: SingleEvent) -> tuple[float, float]:
 
 
 def noise_of(event: SingleEvent) -> float:
-    """The noise multiplier of a release, for the relation that it is stated under."""
+    """The noise multiplier of a release, for the relation that it is stated under.
+
+    Of the best of many runs, the least noise that a run has anywhere.
+    """
+    if isinstance(event, RepeatAndSelectEvent):
+        return min(noise_of(each) for each in tally(event.event))
     return gaussian_in(event).noise_multiplier
 
 
