@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deniable.batchnorm import replace_batchnorm
     from deniable.bounds import Bound, Clip
+    from deniable.claim import Claim
     from deniable.errors import DeniableError
     from deniable.grouping import Augmented, Example, Microbatch, Unit, User
     from deniable.isolation import Checked, check
@@ -29,6 +30,7 @@ _HOME = {
     "Augmented": "grouping",
     "Bound": "bounds",
     "Checked": "isolation",
+    "Claim": "claim",
     "Clip": "bounds",
     "DeniableError": "errors",
     "Example": "grouping",
@@ -49,6 +51,7 @@ __all__ = [
     "Augmented",
     "Bound",
     "Checked",
+    "Claim",
     "Clip",
     "DeniableError",
     "Example",

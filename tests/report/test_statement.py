@@ -10,6 +10,7 @@ from deniable.events import (
     Event,
     GaussianEvent,
     PoissonSampledEvent,
+    RepeatAndSelectEvent,
     SelfComposedEvent,
 )
 from deniable.ledger import Ledger
@@ -75,3 +76,13 @@ def test_releases_are_counted_like_with_like() -> None:
         Releases(3, GaussianEvent, None, 2.0),
     )
     assert releases(ComposedEvent(())) == ()
+
+
+def test_the_releases_of_a_search_are_those_of_each_run() -> None:
+    run = SelfComposedEvent(STEP, 30)
+    found = releases(ComposedEvent((STEP, RepeatAndSelectEvent(run, 10.0, 1.0))))
+    assert found == (
+        Releases(1, PoissonSampledEvent, 0.01, 4.0),
+        Releases(30, PoissonSampledEvent, 0.01, 4.0, of_best=10.0),
+    )
+    assert "in each of 10 runs on average, of which only the best left" in found[1].batches

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from deniable import checkpoint
 from deniable.accounting import spent
+from deniable.claim import Claim
 from deniable.ledger import Ledger
-from deniable.runfolder import RunFolder, replaced
+from deniable.runfolder import RunFolder, replaced, write_json
 from deniable.session import PrivateSession
 from deniable.settings import Settings
 from deniable.units import Spent
@@ -77,9 +78,16 @@ class Run:
 
     def spent(self) -> Spent:
         """What the ledger states for this run: reserved steps count as released."""
-        with Ledger(self.folder.ledger) as ledger:
+        with Ledger(self.folder.ledger_of(self.record), create=False) as ledger:
             event = ledger.event(self.record["run_id"])
         return spent(event, self.private.plan.delta, self.private.plan.accountant)
+
+    def claim(self) -> Claim:
+        """What the ledger proves of this run."""
+        plan = self.private.plan
+        with Ledger(self.folder.ledger_of(self.record), create=False) as ledger:
+            contents = ledger.contents()
+        return Claim.of(contents, self.record["run_id"], plan.delta, plan.accountant)
 
     def spent_json(self) -> dict[str, Any]:
         """`spent`, the steps and the time, as run.json has them."""
@@ -127,7 +135,7 @@ class Run:
         self.private.detach()
 
     def finish(self) -> None:
-        """Write the model and the results, then remove the checkpoint with its secrets."""
+        """Write model, claim and results, then remove the checkpoint with its secrets."""
         self.private.detach()
         weights = {
             name: value.detach().cpu().clone().contiguous()
@@ -135,6 +143,7 @@ class Run:
         }
         with replaced(self.folder.model) as file:
             file.write(safetensors.torch.save(weights))
+        write_json(self.folder.claim, self.claim().to_json())
         last = self.record["history"][-1]
         self.record["results"] = {
             "test_accuracy": last["test_accuracy"],
