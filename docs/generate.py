@@ -93,12 +93,20 @@ def pages() -> dict[Path, str]:
 
 def cli_page() -> str:
     """The help text of the program and of each of its commands."""
-    names = [command.name for command in app.registered_commands]
     parts = [CLI_INTRO]
-    for name in ["", *(name for name in names if name)]:
+    for name in ["", *commands()]:
         help_text = answer(f"{name} --help")
         parts.append(f"## `{f'deniable {name}'.strip()}`\n\n```text\n{help_text}\n```\n")
     return "\n".join(parts)
+
+
+def commands() -> list[str]:
+    """What can be typed after `deniable`, the commands of a group after the group."""
+    names = [str(each.name) for each in app.registered_commands]
+    for group in app.registered_groups:
+        within = group.typer_instance.registered_commands if group.typer_instance else []
+        names += [str(group.name), *(f"{group.name} {each.name}" for each in within)]
+    return names
 
 
 def readme_page(page: str) -> str:

@@ -95,7 +95,7 @@ def test_what_an_attacker_finds_is_bounded_at_three_rates_and_said_in_words(path
     for rate in FALSE_POSITIVE_RATES:
         assert rate < values["attacker"][str(rate)] <= cost.attacker_true_positive_rate(rate)
     for wrong in ("0.1 in 100", "1 in 100", "10 in 100"):
-        assert f"wrong about {wrong} of those who were not" in values["in_words"][1]
+        assert f"wrongly names {wrong} of those who were not" in values["in_words"][1]
 
 
 @pytest.mark.parametrize(

@@ -126,24 +126,26 @@ class Claim:
 
     def in_words(self) -> list[str]:
         """The claim in sentences, for who has never met epsilon."""
-        what = "everything in this ledger" if self.run is None else f"run {self.run}"
+        what = (
+            "Everything in this ledger" if self.run is None else f"All that run {self.run} released"
+        )
         if not math.isfinite(self.epsilon):
             return [
-                f"Of {what} nothing is claimed: it released sums without noise, and epsilon is "
-                "infinite. It is NOT PRIVATE."
+                f"{what} is NOT PRIVATE: there are sums without noise in it, epsilon is infinite, "
+                "and nothing is claimed."
             ]
+        limits = ", ".join(
+            f"{words.out_of_hundred(found)} while it wrongly names "
+            f"{words.out_of_hundred(float(rate))} in 100 of those who were not"
+            for rate, found in self.attacker.items()
+        )
         said = [
-            f"All releases of {what} together cost epsilon {words.rounded_up(self.epsilon)} at "
-            f"delta {self.delta:g} by the accountant {self.accountant}, for data sets that differ "
-            f"in {self.unit} ({self.neighbouring}: {self.neighbouring.in_words}).",
-            "Whoever studies what was released, by any method and with whatever else they know, "
-            f"can be only so sure whether {self.unit} was in the data. "
-            + " ".join(
-                f"A test that is wrong about {words.out_of_hundred(float(rate))} in 100 of those "
-                f"who were not finds at most {words.out_of_hundred(found)} in 100 of those who "
-                "were."
-                for rate, found in self.attacker.items()
-            ),
+            f"{what} costs epsilon {words.rounded_up(self.epsilon)} at delta {self.delta:g}, by "
+            f"the accountant {self.accountant}, for data sets that differ in {self.unit} "
+            f"({self.neighbouring}: {self.neighbouring.in_words}).",
+            "There is a limit on how well anyone who studies what was released, by any method and "
+            f"with whatever else they know, can tell whether {self.unit} was in the data. Of 100 "
+            f"who were, no test finds more than {limits}.",
         ]
         if self.run is not None and self.everything > self.epsilon:
             said.append(

@@ -147,6 +147,18 @@ class RunFolder:
         return run
 
 
+def ledger_at(path: Path) -> Path:
+    """The ledger that a path stands for: itself, or that of the run whose folder it is.
+
+    >>> ledger_at(Path("data/people.ledger")).as_posix()
+    'data/people.ledger'
+    """
+    if not path.is_dir():
+        return path
+    folder = RunFolder(path)
+    return folder.ledger_of(folder.read()) if folder.run_json.exists() else folder.ledger
+
+
 def write_json(path: Path, values: Any) -> None:
     """Replace a JSON file so that a reader, or a crash, meets the whole old or the whole new one.
 

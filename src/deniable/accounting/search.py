@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from deniable.accounting.selection import number_of_runs
+from deniable.accounting.calibrate import noise_multiplier_for
+from deniable.accounting.selection import number_of_runs, quantile
 from deniable.errors import AccountingError
 from deniable.events import Event, RepeatAndSelectEvent, SelfComposedEvent
 
@@ -75,6 +77,38 @@ class Search:
         if self.is_fixed:
             return SelfComposedEvent(run, int(self.runs))
         return RepeatAndSelectEvent(run, float(self.runs), SHAPES[self.trials])
+
+    def noise_multiplier(
+        self,
+        run_at: Callable[[float], Event],
+        epsilon: float,
+        delta: float,
+        accountant: str = "pld",
+    ) -> float:
+        """The noise multiplier of each run with which the whole search costs `epsilon` at most.
+
+        Args:
+            run_at: what a single run with a noise multiplier releases.
+            epsilon: the target.
+            delta: of the guarantee.
+            accountant: who states the cost.
+
+        Raises:
+            AccountingError: no noise reaches the target.
+        """
+        return noise_multiplier_for(
+            lambda noise: self.event(run_at(noise)), epsilon, delta, accountant
+        )
+
+    def at_most(self, probability: float) -> int:
+        """The number of runs that is not exceeded with this probability.
+
+        >>> Search(10, "geometric").at_most(0.5), Search(10, "poisson").at_most(0.5)
+        (7, 10)
+        """
+        if self.is_fixed:
+            return int(self.runs)
+        return quantile(float(self.runs), SHAPES[self.trials], probability)
 
     def draw(self, generator: np.random.Generator | None = None) -> int:
         """How many runs to make. Drawn once, before the first of them, and told to nobody.

@@ -61,6 +61,21 @@ def number_of_runs(mean: float, shape: float | None, generator: np.random.Genera
     return number
 
 
+def quantile(mean: float, shape: float | None, probability: float) -> int:
+    """The least number that is not exceeded with a probability; see `selected`."""
+    from scipy import stats
+
+    if shape is None:
+        return int(stats.poisson.ppf(probability, mean))
+    gamma = math.exp(-_log_odds(mean, shape))
+    if gamma == 1:
+        return 1
+    if shape == 0:
+        return int(stats.logser.ppf(probability, 1 - gamma))
+    none = gamma**shape
+    return max(1, int(stats.nbinom.ppf(none + probability * (1 - none), shape, gamma)))
+
+
 def _log_odds(mean: float, shape: float) -> float:
     """The `log(1 / gamma)` at which the truncated negative binomial has this mean.
 

@@ -222,6 +222,7 @@ def _complete(folder: RunFolder, record: dict[str, Any], console: Console, as_js
         return
     typer.echo(display.closing(record))
     typer.echo(f"Report         {report}")
+    typer.echo(f"Claim          {folder.claim}")
 
 
 def _print_object(folder: RunFolder, record: dict[str, Any], **more: str) -> None:
