@@ -1,7 +1,7 @@
 """Write again what the pages repeat of the code.
 
-That is all of `cli.md`, `api.md` and `speed.md`, the lists of tests in `pitfalls.md`, and in the
-README what commands answer and what the benchmarks found.
+That is all of `cli.md`, `api.md` and `speed.md`, the lists of tests in `pitfalls.md`, in `ledger.md`
+and the README what commands answer, and in the README what the benchmarks found.
 
 `make docs` runs it; a test compares its answer with the pages, so they cannot drift from the code.
 """
@@ -87,6 +87,7 @@ def pages() -> dict[Path, str]:
         DOCS / "api.md": api_page(),
         DOCS / "pitfalls.md": pitfalls_page((DOCS / "pitfalls.md").read_text(encoding="utf-8")),
         DOCS / "speed.md": speed_page(),
+        DOCS / "ledger.md": readme_page((DOCS / "ledger.md").read_text(encoding="utf-8")),
         README: with_speed(readme_page(README.read_text(encoding="utf-8")), named("speed")),
     }
 

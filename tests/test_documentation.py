@@ -23,7 +23,9 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("page", ["docs/cli.md", "docs/api.md", "docs/speed.md", "README.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/cli.md", "docs/api.md", "docs/speed.md", "docs/ledger.md", "README.md"]
+)
 def test_a_generated_page_has_not_drifted_from_the_code(generate: ModuleType, page: str) -> None:
     path = ROOT / page
     assert path.read_text(encoding="utf-8") == generate.pages()[path], "`make docs` writes it again"

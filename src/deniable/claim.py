@@ -320,6 +320,10 @@ def _assumptions(
         "than what the ledger lists."
     )
     yield (
+        "How much noise there was, and how many releases, was not chosen by looking at what these "
+        "data released before."
+    )
+    yield (
         "The program that released recorded what it did. The ledger shows whether it was changed "
         "afterwards."
     )
