@@ -1,7 +1,7 @@
 """Write again what the pages repeat of the code.
 
-That is all of `cli.md`, `api.md` and `speed.md`, the lists of tests in `pitfalls.md`, in `ledger.md`
-and the README what commands answer, and in the README what the benchmarks found.
+That is all of `cli.md`, `api.md` and `speed.md`, the lists of tests in `pitfalls.md`, what commands
+answer in `ledger.md` and the README, and in the README what the benchmarks found.
 
 `make docs` runs it; a test compares its answer with the pages, so they cannot drift from the code.
 """

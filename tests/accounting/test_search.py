@@ -25,6 +25,8 @@ from deniable.events import (
     ShuffledEvent,
 )
 from deniable.units import Neighbouring
+from oracles.privacy_curves import epsilon_at
+from oracles.selection import selected_delta
 
 STEP = PoissonSampledEvent(0.01, GaussianEvent(1.0))
 RUN = SelfComposedEvent(STEP, 500)
@@ -67,6 +69,17 @@ def test_geometric_numbers_cost_what_the_paper_says() -> None:
     found = selected(orders, orders * rho, mean, 1.0)[orders == order]
     root = math.sqrt(rho * math.log(mean))
     assert found == pytest.approx(2 * root + 4 * root - rho, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [0.0, 0.5, 1.0, 3.0, None])
+@pytest.mark.parametrize(("noise", "mean"), [(1.0, 3.0), (3.0, 20.0), (0.5, 200.0)])
+def test_it_is_never_below_the_exact_curve(noise: float, mean: float, shape: float | None) -> None:
+    """Of the largest of many noisy numbers, which tells more than one of them does."""
+    run = GaussianEvent(noise)
+    exact = epsilon_at(lambda e: selected_delta(noise, mean, shape, e), DELTA, halvings=25)
+    assert exact <= spent(RepeatAndSelectEvent(run, mean, shape), DELTA).epsilon
+    alone = spent(run, DELTA).epsilon  # the negative control: what one run costs is no bound
+    assert alone < exact
 
 
 @pytest.mark.parametrize("accountant", ["rdp", "pld"])
