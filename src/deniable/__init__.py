@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         PerLayerClip,
         Tanh,
     )
+    from deniable.claim import Claim
     from deniable.errors import DeniableError
     from deniable.grouping import Augmented, Example, Microbatch, Unit, User
     from deniable.isolation import Checked, check
@@ -42,6 +43,7 @@ _HOME = {
     "Bound": "bounds",
     "Chain": "bounds",
     "Checked": "isolation",
+    "Claim": "claim",
     "Clip": "bounds",
     "DeniableError": "errors",
     "Example": "grouping",
@@ -68,6 +70,7 @@ __all__ = [
     "Bound",
     "Chain",
     "Checked",
+    "Claim",
     "Clip",
     "DeniableError",
     "Example",

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from deniable.accounting import Meter, nominal_spent, spent
 from deniable.batches import DrawnBatches, Piece, Source, Watched, batches, data_loader
 from deniable.bounds import Bound, Clip, Observed
+from deniable.claim import Claim
 from deniable.eligibility import Unchanged, bound_parameters
 from deniable.errors import AttachError, BudgetError, CheckpointError, StepError
 from deniable.events import ComposedEvent, from_json, neighbouring_of, notes, singles, to_json
@@ -173,7 +174,7 @@ class PrivateSession:
         self._pass = 0
         self._unstepped = False
         self._summed = 0
-        self._releasing = False
+        self._releasing, self._detached = False, False
         self._sums: dict[str, Tensor] | None = None
         self._observed: list[Observed] = []
         self._unchanged = Unchanged(model, optimizer, self._parameters)
@@ -300,6 +301,16 @@ class PrivateSession:
         epsilon = self._meter.epsilon(event)
         return Spent(epsilon, self.plan.delta, neighbouring_of(event), notes(event))
 
+    def claim(self) -> Claim:
+        """What the ledger proves of this run, to be published and to be verified.
+
+        What the run had reserved and not released is given back first. After `detach`, the claim is
+        that of the moment of detaching.
+        """
+        if not self._detached:
+            self._run.settle()
+        return Claim.of(self._ledger.known(), self.run_id, self.plan.delta, self.plan.accountant)
+
     @property
     def ends_at(self) -> int:
         """How many steps will have been released at the end: the plan's, or what budget allows."""
@@ -384,6 +395,7 @@ class PrivateSession:
         self._loss_scale.remove()
         self._capture.remove()
         self._run.settle()
+        self._detached = True
         if self._owns_ledger:
             self._ledger.close()
 
@@ -473,7 +485,11 @@ class PrivateSession:
                 "last step: keep it, or make a plan with more steps or a larger budget."
             )
         self._releasing = True
-        self._run.release(piece.event)
+        try:
+            self._run.release(piece.event)
+        except BudgetError:
+            self._releasing = False  # nothing of it was recorded
+            raise
         noisy = self._noise.add(BoundedSum(self._sums, self.sensitivity), self._generator)
         aside = {name: noisy[name] for name in noisy.keys() - self._parameters.keys()}
         for group in self._optimizer.param_groups:
