@@ -134,18 +134,20 @@ class Claim:
                 f"{what} is NOT PRIVATE: there are sums without noise in it, epsilon is infinite, "
                 "and nothing is claimed."
             ]
-        limits = ", ".join(
-            f"{words.out_of_hundred(found)} while it wrongly names "
-            f"{words.out_of_hundred(float(rate))} in 100 of those who were not"
+        first, *others = [
+            (words.out_of_hundred(found), words.out_of_hundred(float(rate)))
             for rate, found in self.attacker.items()
-        )
+        ]
         said = [
             f"{what} costs epsilon {words.rounded_up(self.epsilon)} at delta {self.delta:g}, by "
             f"the accountant {self.accountant}, for data sets that differ in {self.unit} "
             f"({self.neighbouring}: {self.neighbouring.in_words}).",
             "There is a limit on how well anyone who studies what was released, by any method and "
             f"with whatever else they know, can tell whether {self.unit} was in the data. Of 100 "
-            f"who were, no test finds more than {limits}.",
+            f"who were, no test finds more than {first[0]} while it wrongly names {first[1]} in "
+            "100 of those who were not"
+            + "".join(f", {most} at {wrong} in 100" for most, wrong in others)
+            + ".",
         ]
         if self.run is not None and self.everything > self.epsilon:
             said.append(
@@ -189,8 +191,7 @@ class Claim:
                 found[name] = tuple(str(each) for each in found[name])
             for name in ("unit", "accountant", "ledger", "last_entry"):
                 found[name] = str(found[name])
-            if not isinstance(found["run"], str | None):
-                raise TypeError(f"run must be a name or null, got {found['run']!r}")
+            _check_values(found)
         except (TypeError, ValueError, AttributeError) as problem:
             raise SettingsError(f"This claim cannot be read: {problem}.") from problem
         return cls(**found)
@@ -234,8 +235,8 @@ def verify(values: Mapping[str, Any], ledger: Ledger) -> tuple[Difference, ...]:
         for each in fields(Claim)
         if not _same(each.name, getattr(claim, each.name), getattr(found, each.name))
     ]
-    if list(values["in_words"]) != claim.in_words():
-        differences.append(Difference("in_words", values["in_words"], claim.in_words()))
+    if values["in_words"] not in (claim.in_words(), found.in_words()):
+        differences.append(Difference("in_words", values["in_words"], found.in_words()))
     if claim.run is not None:
         before, now = (
             each.runs[claim.run].statement.counts() for each in (then, ledger.contents())
@@ -271,6 +272,23 @@ def _plans(records: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
         plan = each.description.get("plan")
         if isinstance(plan, dict):
             yield plan
+
+
+def _check_values(found: Mapping[str, Any]) -> None:
+    """Refuses what no claim can say, with comparisons that NaN fails."""
+    if not isinstance(found["run"], str | None):
+        raise TypeError(f"run must be a name or null, got {found['run']!r}")
+    for name in ("epsilon", "delta", "everything"):
+        if not found[name] >= 0:
+            raise ValueError(f"{name} must be at least 0, got {found[name]!r}")
+    rates = [str(each) for each in FALSE_POSITIVE_RATES]
+    if list(found["attacker"]) != rates or not all(
+        0 <= each <= 1 for each in found["attacker"].values()
+    ):
+        raise ValueError(
+            f"attacker must give a rate of true positives for each of {', '.join(rates)}, "
+            f"got {found['attacker']!r}"
+        )
 
 
 def _same(name: str, claimed: Any, found: Any) -> bool:
@@ -316,8 +334,8 @@ def _assumptions(
         "protected less."
     )
     yield (
-        "Nothing else was released from these data, and no choice was made by looking at them, "
-        "than what the ledger lists."
+        "Nothing was released from these data, and nothing chosen by looking at them, but what the "
+        "ledger lists."
     )
     yield (
         "How much noise there was, and how many releases, was not chosen by looking at what these "
