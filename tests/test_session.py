@@ -18,7 +18,6 @@ from torch import Tensor, nn
 import deniable
 from deniable.accounting import spent
 from deniable.errors import AttachError, BudgetError, CheckpointError, PlanError, StepError
-from deniable.events import SelfComposedEvent
 from oracles.gradients import clipped_sum, relative_error
 from oracles.release import everyone, no_one
 

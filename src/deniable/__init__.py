@@ -13,12 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deniable.batchnorm import replace_batchnorm
-    from deniable.bounds import Bound, Clip
+    from deniable.bounds import (
+        AdaptiveClip,
+        AutomaticClip,
+        Bound,
+        Chain,
+        Clip,
+        PerLayerClip,
+        Tanh,
+    )
+    from deniable.claim import Claim
     from deniable.errors import DeniableError
     from deniable.grouping import Augmented, Example, Microbatch, Unit, User
     from deniable.isolation import Checked, check
     from deniable.ledger import Ledger
-    from deniable.plan import Plan
+    from deniable.optimizers import AdamBC
+    from deniable.plan import Plan, Schedule
     from deniable.session import PrivateSession, attach
     from deniable.units import Neighbouring, Spent
 
@@ -26,18 +36,26 @@ __version__ = "0.1.0"
 
 # Loaded on first use, so that what needs no torch (plans, ledgers, reports) never imports it.
 _HOME = {
+    "AdamBC": "optimizers",
+    "AdaptiveClip": "bounds",
     "Augmented": "grouping",
+    "AutomaticClip": "bounds",
     "Bound": "bounds",
+    "Chain": "bounds",
     "Checked": "isolation",
+    "Claim": "claim",
     "Clip": "bounds",
     "DeniableError": "errors",
     "Example": "grouping",
     "Ledger": "ledger",
     "Microbatch": "grouping",
     "Neighbouring": "units",
+    "PerLayerClip": "bounds",
     "Plan": "plan",
+    "Schedule": "plan",
     "PrivateSession": "session",
     "Spent": "units",
+    "Tanh": "bounds",
     "Unit": "grouping",
     "User": "grouping",
     "attach": "session",
@@ -46,18 +64,26 @@ _HOME = {
 }
 
 __all__ = [
+    "AdamBC",
+    "AdaptiveClip",
     "Augmented",
+    "AutomaticClip",
     "Bound",
+    "Chain",
     "Checked",
+    "Claim",
     "Clip",
     "DeniableError",
     "Example",
     "Ledger",
     "Microbatch",
     "Neighbouring",
+    "PerLayerClip",
     "Plan",
     "PrivateSession",
+    "Schedule",
     "Spent",
+    "Tanh",
     "Unit",
     "User",
     "attach",

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate
 from deniable.errors import AttachError, CheckpointError, PlanError, StepError
 from deniable.events import SampledEvent
 from deniable.grouping import Example, Unit
-from deniable.plan import Drawing, Plan
+from deniable.plan import Draw, Drawing, Plan
 from deniable.rows import examples_in, fingerprint, lengths_in, rows_in, tensors_of
 from deniable.sampling import Sampler
 
@@ -115,7 +115,8 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
         self._begin()
         self._drawn.clear()
         for _ in range(self._steps()):
-            drawn, sizes, *logical = self._next()
+            drawn, sizes, draw = self._next()
+            logical = draw.event, draw.batch_size, self.drawing.state()
             if self.rows is None or len(drawn) <= self.rows:
                 self._drawn.append(Piece(len(drawn), sizes, True, *logical))
                 yield drawn
@@ -130,17 +131,15 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
                 self._drawn.append(Piece(len(piece), within, last, *logical))
                 yield piece
 
-    def _next(
-        self,
-    ) -> tuple[Indices, Sequence[int] | None, SampledEvent, int, dict[str, Any]]:
-        """The rows of the next logical batch, its units, its event, its expected size, the state.
+    def _next(self) -> tuple[Indices, Sequence[int] | None, Draw]:
+        """The rows of the next logical batch, its units, and how it was drawn.
 
-        A unit may choose among its rows, from the same stream: the state is the one after that.
+        A unit may choose among its rows from the same stream: what is drawn next follows on that.
         """
         draw, sampler = self.drawing.next(), self.drawing.sampling
         assert draw.indices is not None and isinstance(sampler, Sampler)
         rows, sizes = self.unit.rows(draw.indices, sampler.generator, draw.batch_size)
-        return rows, sizes, draw.event, draw.batch_size, self.drawing.state()
+        return rows, sizes, draw
 
 
 def _cuts(ends: NDArray[np.int64], rows: int) -> list[int]:

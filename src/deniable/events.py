@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from deniable.errors import UnknownEventError
@@ -34,15 +34,59 @@ class GaussianEvent:
     neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier >= 0):
-            raise ValueError(
-                f"noise_multiplier must be finite and at least 0, got {self.noise_multiplier!r}."
-            )
+        _check_finite("noise_multiplier", self.noise_multiplier)
 
     def __repr__(self) -> str:
         """The usual relation goes without saying."""
-        relation = ", REPLACE" if self.neighbouring is Neighbouring.REPLACE else ""
-        return f"GaussianEvent(noise_multiplier={self.noise_multiplier!r}{relation})"
+        return f"GaussianEvent(noise_multiplier={self.noise_multiplier!r}{_relation(self)})"
+
+
+@dataclass(frozen=True)
+class LaplaceEvent:
+    """Laplace noise of scale `noise_multiplier * sensitivity` on one sum over all data.
+
+    The sensitivity is in L1 norm, so that epsilon is `1 / noise_multiplier` and delta 0.
+
+    Attributes:
+        noise_multiplier: the scale over the sensitivity; 0 is the release of the sum itself.
+        neighbouring: the relation that the sensitivity is for.
+
+    Raises:
+        ValueError: the multiplier is negative, infinite or NaN.
+    """
+
+    noise_multiplier: float
+    neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE
+
+    def __post_init__(self) -> None:
+        _check_finite("noise_multiplier", self.noise_multiplier)
+
+    def __repr__(self) -> str:
+        return f"LaplaceEvent(noise_multiplier={self.noise_multiplier!r}{_relation(self)})"
+
+
+@dataclass(frozen=True)
+class PureEvent:
+    """A release on all data of which nothing is known but that it is (epsilon, 0)-private.
+
+    A choice by the exponential mechanism, say.
+
+    Attributes:
+        epsilon: of the release.
+        neighbouring: the relation that epsilon is for.
+
+    Raises:
+        ValueError: epsilon is negative, infinite or NaN.
+    """
+
+    epsilon: float
+    neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE
+
+    def __post_init__(self) -> None:
+        _check_finite("epsilon", self.epsilon)
+
+    def __repr__(self) -> str:
+        return f"PureEvent(epsilon={self.epsilon!r}{_relation(self)})"
 
 
 @dataclass(frozen=True)
@@ -170,6 +214,35 @@ class ComposedEvent:
     events: tuple[Event, ...]
 
 
+@dataclass(frozen=True)
+class RepeatAndSelectEvent:
+    """The best of a random number of runs that each release `event`; nothing else of them leaves.
+
+    How many runs there are is drawn apart from the data, and stays hidden like the other runs. Its
+    distribution is truncated negative binomial, of the given shape and mean, or Poisson (Papernot &
+    Steinke, 2022, "Hyperparameter Tuning with Renyi Differential Privacy", definition 1 and
+    section 3.3). Which run is best depends on nothing but what the runs release.
+
+    Attributes:
+        event: what one run releases, at most.
+        mean: how many runs there are on average.
+        shape: 1 is the geometric distribution, 0 the logarithmic one; None is Poisson.
+
+    Raises:
+        ValueError: the mean is not finite and at least 1, or the shape not finite and at least 0.
+    """
+
+    event: Event
+    mean: float
+    shape: float | None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.mean < math.inf:
+            raise ValueError(f"mean must be finite and at least 1, got {self.mean!r}.")
+        if self.shape is not None and not 0 <= self.shape < math.inf:
+            raise ValueError(f"shape must be finite and at least 0, or None, got {self.shape!r}.")
+
+
 SampledEvent = (
     PoissonSampledEvent
     | TruncatedPoissonSampledEvent
@@ -177,10 +250,15 @@ SampledEvent = (
     | ShuffledEvent
     | OwnLoaderEvent
 )
-Event = GaussianEvent | SampledEvent | SelfComposedEvent | ComposedEvent
+UnsampledEvent = GaussianEvent | LaplaceEvent | PureEvent
+SummedEvent = UnsampledEvent | SampledEvent
+SingleEvent = SummedEvent | RepeatAndSelectEvent
+Event = SingleEvent | SelfComposedEvent | ComposedEvent
 
 _KINDS: dict[str, type[Event]] = {
     "gaussian": GaussianEvent,
+    "laplace": LaplaceEvent,
+    "pure": PureEvent,
     "poisson-sampled": PoissonSampledEvent,
     "truncated-poisson-sampled": TruncatedPoissonSampledEvent,
     "sampled-without-replacement": SampledWithoutReplacementEvent,
@@ -188,11 +266,14 @@ _KINDS: dict[str, type[Event]] = {
     "own-loader": OwnLoaderEvent,
     "self-composed": SelfComposedEvent,
     "composed": ComposedEvent,
+    "repeat-and-select": RepeatAndSelectEvent,
 }
 
 
-def singles(event: Event) -> Iterator[tuple[GaussianEvent | SampledEvent, int]]:
+def singles(event: Event) -> Iterator[tuple[SingleEvent, int]]:
     """The single releases in an event, each with how often it occurs there.
+
+    The best of many runs is one release.
 
     Raises:
         UnknownEventError: an event, or one inside it, of a type that is not known here.
@@ -206,6 +287,9 @@ def singles(event: Event) -> Iterator[tuple[GaussianEvent | SampledEvent, int]]:
         case ComposedEvent(events):
             for part in events:
                 yield from singles(part)
+        case RepeatAndSelectEvent(inner):
+            list(singles(inner))  # refuses what is not known
+            yield event, 1
         case _ if type(event) in _KINDS.values():
             yield event, 1
         case _:
@@ -221,24 +305,60 @@ def neighbouring_of(event: Event) -> Neighbouring:
     Replacing a unit is removing it and adding another: where any part is stated under replacement,
     the whole is.
     """
-    relations = {gaussian_in(each).neighbouring for each, _ in singles(event)}
+    relations = {unsampled(each).neighbouring for each in _sums(event)}
     return Neighbouring.REPLACE if Neighbouring.REPLACE in relations else Neighbouring.ADD_OR_REMOVE
 
 
-def gaussian_in(event: GaussianEvent | SampledEvent) -> GaussianEvent:
-    """What is added to the sum of the batch."""
-    return event if isinstance(event, GaussianEvent) else event.event
+def unsampled(event: SummedEvent) -> UnsampledEvent:
+    """What is released of the batch, or of all data."""
+    return event if isinstance(event, UnsampledEvent) else event.event
+
+
+def with_noise(event: Event, factor: float) -> Event:
+    """The same releases with all Gaussian noise so many times as large.
+
+    For saying what a convention other than the sensitivity that holds would make of them.
+
+    >>> with_noise(SelfComposedEvent(PoissonSampledEvent(0.1, GaussianEvent(1.0)), 3), 2.0)
+    SelfComposedEvent(event=PoissonSampledEvent(sampling_rate=0.1,
+    event=GaussianEvent(noise_multiplier=2.0)), count=3)
+    """
+    match event:
+        case GaussianEvent(noise_multiplier):
+            return replace(event, noise_multiplier=factor * noise_multiplier)
+        case LaplaceEvent() | PureEvent():
+            return event
+        case SelfComposedEvent(inner, count):
+            return SelfComposedEvent(with_noise(inner, factor), count)
+        case ComposedEvent(events):
+            return ComposedEvent(tuple(with_noise(each, factor) for each in events))
+        case RepeatAndSelectEvent(inner):
+            return replace(event, event=with_noise(inner, factor))
+    noise = factor * event.event.noise_multiplier
+    return replace(event, event=replace(event.event, noise_multiplier=noise))
+
+
+def _sums(event: Event) -> Iterator[SummedEvent]:
+    """The single releases, and those of the runs that were repeated to choose the best."""
+    for each, _ in singles(event):
+        if isinstance(each, RepeatAndSelectEvent):
+            yield from _sums(each.event)
+        else:
+            yield each
 
 
 def notes(event: Event) -> tuple[str, ...]:
     """What must be said, in sentences, wherever the cost of an event is stated."""
-    kinds = {type(each) for each, _ in singles(event)}
+    kinds = {type(each) for each, _ in singles(event)} | {type(each) for each in _sums(event)}
     said = {
         ShuffledEvent: "Batches were cut from shuffled epochs: no amplification by sampling is "
         "claimed, everybody counts as once in every epoch.",
         OwnLoaderEvent: "Batches came from the user's own loader: no amplification by sampling is "
         "claimed, everybody counts as once in every step. That holds if the loader reads no "
         "example twice into a batch and chooses rows without looking at what is in them.",
+        RepeatAndSelectEvent: "A search made a random number of runs, of which only the best was "
+        "released. That holds if the number was drawn as stated, and if it and all other runs, "
+        "with their scores, stay hidden.",
     }
     return tuple(text for kind, text in said.items() if kind in kinds)
 
@@ -298,6 +418,15 @@ def _read(name: str, value: Any) -> Any:
         case "neighbouring":
             return Neighbouring(value)
     return value
+
+
+def _relation(event: UnsampledEvent) -> str:
+    return ", REPLACE" if event.neighbouring is Neighbouring.REPLACE else ""
+
+
+def _check_finite(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be finite and at least 0, got {value!r}.")
 
 
 def _check_rate(rate: float) -> None:

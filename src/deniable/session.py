@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,19 +17,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from deniable.accounting import Meter, spent
+from deniable.accounting import Meter, nominal_spent, spent
 from deniable.batches import DrawnBatches, Piece, Source, Watched, batches, data_loader
 from deniable.bounds import Bound, Clip, Observed
+from deniable.claim import Claim
 from deniable.eligibility import Unchanged, bound_parameters
 from deniable.errors import AttachError, BudgetError, CheckpointError, StepError
 from deniable.events import (
     ComposedEvent,
+    GaussianEvent,
     from_json,
-    gaussian_in,
     neighbouring_of,
     notes,
     singles,
     to_json,
+    unsampled,
 )
 from deniable.gradients import Capture, Groups, exactly
 from deniable.grouping import Example, Unit
@@ -143,9 +146,10 @@ class PrivateSession:
         room = _room(plan, budget)
         self.seeded, self.secure = seed is not None, secure
         self.run_id = run_id or uuid.uuid4().hex[:12]
-        self._bound, self._unit = bound, unit
+        self._bound, self._unit, self._optimizer = bound, unit, optimizer
         self._loss_reduction = loss_reduction
         self._parameters = bound_parameters(model, optimizer)
+        bound.sensitivity(self._parameters)  # refuses what does not fit, before anything is written
         streams = Streams(seed)
         self._source = Source(
             plan,
@@ -164,7 +168,7 @@ class PrivateSession:
             expected=plan.part(0, room),
             description={
                 "plan": plan.to_json(),
-                "bound": bound.settings(),
+                "bound": self.bound_settings,
                 "unit": unit.settings(),
                 "noise": {"secure": secure, "seeded": seed is not None},
             },
@@ -177,11 +181,12 @@ class PrivateSession:
         self._pass = 0
         self._unstepped = False
         self._summed = 0
-        self._releasing = False
+        self._releasing, self._detached = False, False
         self._sums: dict[str, Tensor] | None = None
         self._observed: list[Observed] = []
         self._unchanged = Unchanged(model, optimizer, self._parameters)
-        self._capture = Capture(model, self._parameters, measure=seed is None)
+        keep = bound.asks == "elements"
+        self._capture = Capture(model, self._parameters, measure=seed is None, keep=keep)
         self._loss_scale, self._scales = LossScale(optimizer), set[float]()
         self._hook = optimizer.register_step_pre_hook(self._before_step)
 
@@ -303,6 +308,16 @@ class PrivateSession:
         epsilon = self._meter.epsilon(event)
         return Spent(epsilon, self.plan.delta, neighbouring_of(event), notes(event))
 
+    def claim(self) -> Claim:
+        """What the ledger proves of this run, to be published and to be verified.
+
+        What the run had reserved and not released is given back first. After `detach`, the claim is
+        that of the moment of detaching.
+        """
+        if not self._detached:
+            self._run.settle()
+        return Claim.of(self._ledger.known(), self.run_id, self.plan.delta, self.plan.accountant)
+
     @property
     def ends_at(self) -> int:
         """How many steps will have been released at the end: the plan's, or what budget allows."""
@@ -324,11 +339,53 @@ class PrivateSession:
 
     @property
     def sensitivity(self) -> Sensitivity:
-        """How far one protected unit can move the sum that is released."""
-        one = self._bound.sensitivity()
-        factor, protects = self._unit.sensitivity_factor, self._unit.protects
-        whole = Sensitivity(one.value * factor, one.neighbouring, protects)
+        """How far one protected unit can move the sum that is released next."""
+        return self._of_protected(self._bound.sensitivity(self._parameters))
+
+    def _of_protected(self, one: Sensitivity) -> Sensitivity:
+        """For one protected unit under the plan's relation, from that of one bounded gradient."""
+        value = one.value * self._unit.sensitivity_factor
+        whole = replace(one, value=value, unit=self._unit.protects)
         return whole.under(self.plan.neighbouring)
+
+    @property
+    def bound(self) -> Bound:
+        """What limits one unit's influence; where it adapts, as of the last release."""
+        return self._bound
+
+    @property
+    def bound_settings(self) -> dict[str, Any]:
+        """The bound as runs and ledgers describe it: settings, words, and its sensitivity.
+
+        Where the bound's source takes the sensitivity for another that is **no guarantee**, that is
+        there too, as `nominal_sensitivity`.
+        """
+        described = self._bound.settings() | {
+            "in_words": self._bound.in_words,
+            "sensitivity": self.sensitivity.value,
+        }
+        nominal = self._bound.nominal_sensitivity(self._parameters)
+        if nominal is not None:
+            described["nominal_sensitivity"] = self._of_protected(nominal).value
+        return described
+
+    def nominal_spent(self) -> Spent | None:
+        """What the bound's source would state in place of `spent`, **which is no guarantee**.
+
+        Its notes say why. None for bounds whose source states what holds.
+        """
+        event, plan = self._run.released_event(), self.plan
+        return nominal_spent(event, plan.delta, self.bound_settings, plan.accountant)
+
+    @property
+    def noise_deviation(self) -> float:
+        """The standard deviation of the noise in each coordinate of the next release.
+
+        The noise multiplier times the sensitivity, over the public number that sums are divided by.
+        """
+        phase = self.plan.at(min(self.steps, self.plan.steps - 1))
+        denominator = self._unit.denominator(phase.batch_size)
+        return phase.noise_multiplier * self.sensitivity.value / denominator
 
     def explain(self) -> str:
         """How the norms of each kind of use are computed, and what each way took when tried.
@@ -347,6 +404,7 @@ class PrivateSession:
         self._loss_scale.remove()
         self._capture.remove()
         self._run.settle()
+        self._detached = True
         if self._owns_ledger:
             self._ledger.close()
 
@@ -436,10 +494,22 @@ class PrivateSession:
                 "last step: keep it, or make a plan with more steps or a larger budget."
             )
         self._releasing = True
-        self._run.release(piece.event)
-        noise = Gaussian.of(gaussian_in(piece.event))  # what was recorded is what is added
+        try:
+            self._run.release(piece.event)
+        except BudgetError:
+            self._releasing = False  # nothing of it was recorded
+            raise
+        released = unsampled(piece.event)
+        assert isinstance(released, GaussianEvent)
         denominator = self._unit.denominator(piece.batch_size)
-        noisy = noise.add(BoundedSum(self._sums, self.sensitivity), self._generator)
+        # What was recorded is what is added.
+        bounded = BoundedSum(self._sums, self.sensitivity)
+        noisy = Gaussian.of(released).add(bounded, self._generator)
+        aside = {name: noisy[name] for name in noisy.keys() - self._parameters.keys()}
+        for group in self._optimizer.param_groups:
+            if "noise_deviation" in group:
+                group["noise_deviation"] = self.noise_deviation
+        self._bound.learn(aside, denominator)
         for name, parameter in self._parameters.items():
             parameter.grad = noisy[name].div_(denominator).to(parameter.dtype)
         self._sums, self._source.state = None, piece.state
@@ -487,6 +557,7 @@ class PrivateSession:
             "steps": self.steps,
             "plan": self.plan.to_json(),
             "bound": self._bound.settings(),
+            "bound_state": self._bound.state(),
             "unit": self._unit.settings(),
             "secure": self.secure,
             "seeded": self.seeded,
@@ -549,6 +620,7 @@ class PrivateSession:
         self._ends_at = None
         self._capture.chooser.restore(state["strategies"])
         self._generator.restore(state["noise"])
+        self._bound.restore(state["bound_state"])
         self._source.state, self._source.data = state["sampler"], state["data"]
         self.steps = state["steps"]
         self.seeded = self.seeded or state["seeded"]

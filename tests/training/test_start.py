@@ -125,6 +125,18 @@ def test_a_lost_ledger_is_refused(tmp_path: Path, settings: Make) -> None:
     """Pitfall: privacy 10."""
     crashed(settings(checkpoint_seconds=0.0), tmp_path, step=5)
     RunFolder(tmp_path).ledger.unlink()
+    with pytest.raises(
+        LedgerError, match=r"recorded in .*ledger\.sqlite, and there is no such file"
+    ):
+        resume(tmp_path)
+    assert not RunFolder(tmp_path).ledger.exists()
+
+
+def test_another_ledger_in_its_place_is_refused(tmp_path: Path, settings: Make) -> None:
+    """Pitfall: privacy 10."""
+    crashed(settings(checkpoint_seconds=0.0), tmp_path, step=5)
+    RunFolder(tmp_path).ledger.unlink()
+    Ledger(RunFolder(tmp_path).ledger).close()
     with pytest.raises(LedgerError, match="not the ledger that the run"):
         resume(tmp_path)
 

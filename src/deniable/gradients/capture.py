@@ -25,11 +25,12 @@ from torch.utils.hooks import RemovableHandle
 
 from deniable.errors import CaptureError
 from deniable.gradients import fallback
-from deniable.gradients.contributions import Contribution, Several
+from deniable.gradients.contributions import Contribution
 from deniable.gradients.eager import allow_compiled, run_as_written
 from deniable.gradients.groups import Groups
 from deniable.gradients.layout import Fold, Layout
 from deniable.gradients.mode import Watch
+from deniable.gradients.outer import Several
 from deniable.gradients.per_unit import PerUnitGradients
 from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, describe, probe
 from deniable.gradients.strategies import Chooser
@@ -45,12 +46,18 @@ class Capture:
         model: the module whose forward is watched.
         parameters: the bound parameters, by name.
         measure: choose strategies by measuring, rather than by counting.
+        keep: keep factors, for a bound that looks at every element.
     """
 
     def __init__(
-        self, model: nn.Module, parameters: Mapping[str, nn.Parameter], *, measure: bool = False
+        self,
+        model: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
+        *,
+        measure: bool = False,
+        keep: bool = False,
     ) -> None:
-        self.chooser = Chooser(measure)
+        self.chooser = Chooser(measure, keep=keep)
         self.model = model
         self.parameters = dict(parameters)
         self._names = {id(parameter): name for name, parameter in parameters.items()}

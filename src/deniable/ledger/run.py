@@ -43,9 +43,10 @@ class RunLedger:
         self._block = block
         self._guard = Guard()
         with store.transaction(write=True) as contents:
-            _check_kind(contents, neighbouring, unit)
+            check_kind(contents, neighbouring, unit)
             contents.check_open()
-            self._check_expected(contents, expected)
+            if expected is not None:
+                check_expected(contents, expected, self._guard, run_id)
             self._opening = store.append(
                 "open",
                 at=now(),
@@ -168,16 +169,30 @@ class RunLedger:
         if statement.unreleased(self._opening, self._highest):
             self._store.append("settle", opening=self._opening, start=self._highest)
 
-    def _check_expected(self, contents: Contents, expected: Event | None) -> None:
-        """Refuses a run that cannot end within the budget before it has spent anything."""
-        if expected is None or contents.budget is None:
-            return
-        run = contents.runs.get(self.run_id, Run())
-        whole = tally(expected) | tally(composed(run.statement.counts()))
-        total = contents.totals(without=self.run_id) + whole
-        if not self._guard.admits(contents.budget, total):
-            plan = f"The plan of run {self.run_id!r} does not fit, and nothing of it was released"
-            raise _refused(plan, contents.budget, contents.totals(), total)
+
+def check_expected(
+    contents: Contents, expected: Event, guard: Guard, run_id: str | None = None
+) -> None:
+    """Refuses a run that cannot end within the budget before it has spent anything.
+
+    Args:
+        contents: what the ledger says.
+        expected: what the whole run will release.
+        guard: says what fits.
+        run_id: a run that may have begun already; a new one if not given.
+
+    Raises:
+        BudgetError: it does not fit.
+    """
+    if contents.budget is None:
+        return
+    begun = contents.runs.get(run_id, Run()) if run_id else Run()
+    whole = tally(expected) | tally(composed(begun.statement.counts()))
+    total = contents.totals(without=run_id) + whole
+    if not guard.admits(contents.budget, total):
+        plan = f"The plan of run {run_id!r}" if run_id else "This plan"
+        what = f"{plan} does not fit, and nothing of it was released"
+        raise _refused(what, contents.budget, contents.totals(), total)
 
 
 def _refused(
@@ -191,7 +206,12 @@ def _refused(
     )
 
 
-def _check_kind(contents: Contents, neighbouring: Neighbouring, unit: str) -> None:
+def check_kind(contents: Contents, neighbouring: Neighbouring, unit: str) -> None:
+    """Refuses a run whose guarantee is of another kind than that of the runs before it.
+
+    Raises:
+        LedgerError: the relation or the unit is another.
+    """
     mine = contents.neighbouring, contents.unit
     if None not in mine and mine != (neighbouring, unit):
         raise LedgerError(

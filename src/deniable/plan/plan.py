@@ -262,7 +262,7 @@ class Plan:
             PlanError: a field is missing, unknown or out of range.
         """
         names = set(cls.__dataclass_fields__)
-        fields = dict.fromkeys(SCHEDULES) | dict(values)  # the first version had no schedules
+        fields: dict[str, Any] = dict.fromkeys(SCHEDULES) | dict(values)  # at first, none had any
         if set(fields) != names:
             raise PlanError(
                 f"A saved plan must have the fields {', '.join(sorted(names))}, "

@@ -181,8 +181,10 @@ def _overlaid(
     """Where all tracks are constant: from, to, and what each of them is there."""
     start = 0
     for stop in sorted({stop for track in tracks for stop, _ in track if stop > 0}):
-        yield start, stop, tuple(
-            next(factor for end, factor in track if end > start) for track in tracks
+        yield (
+            start,
+            stop,
+            tuple(next(factor for end, factor in track if end > start) for track in tracks),
         )
         start = stop
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deniable import words
-from deniable.report.record import Record
+from deniable.report.record import Record, mapping, number
 from deniable.report.statement import Statement
 from deniable.units import Spent
 
@@ -26,6 +26,7 @@ def notices(record: Record, statement: Statement, spent: Spent | None) -> list[N
         _privacy(spent),
         _seed(record, spent),
         _ledger(record, statement, spent),
+        _nominal(record),
         *_sampling(statement, spent),
         _delta(record),
         _status(record),
@@ -77,6 +78,15 @@ def _ledger(record: Record, statement: Statement, spent: Spent | None) -> Notice
             f"The record says that {record.steps:,} steps were released, the ledger states "
             f"{statement.steps:,}. They may not belong together; rely on neither.",
         )
+    if statement.others and spent is not None and spent.is_private:
+        accountant = record.text("plan", "accountant", "pld")
+        most = words.rounded_up(statement.everything.get(accountant))
+        return Notice(
+            "caution",
+            "More was released on these data",
+            f"The ledger of the data set holds {statement.others:,} other releases or runs. The "
+            f"epsilon on this page is that of this run; everything together costs {most}.",
+        )
     if record.status == "complete" and statement.steps > record.steps:
         return Notice(
             "caution",
@@ -85,6 +95,19 @@ def _ledger(record: Record, statement: Statement, spent: Spent | None) -> Notice
             f"{record.steps:,}. The epsilon on this page covers everything in the ledger.",
         )
     return None
+
+
+def _nominal(record: Record) -> Notice | None:
+    nominal = mapping(record.section("results"), "nominal")
+    if not nominal.get("says"):
+        return None
+    return Notice(
+        "caution",
+        "By the convention of its source, this bound would print another epsilon",
+        f"{nominal['says']} By that count, epsilon would be "
+        f"{words.rounded_up(number(nominal, 'epsilon'))}. The epsilon on this page is the one that "
+        "holds.",
+    )
 
 
 def _sampling(statement: Statement, spent: Spent | None) -> list[Notice]:

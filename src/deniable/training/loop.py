@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from deniable.errors import BudgetError
 from deniable.session import PrivateSession
 from deniable.training.interrupt import stop_when_asked
 from deniable.training.run import Run, Tally, finite
@@ -50,7 +51,19 @@ def fit(run: Run, watch: Watch = lambda _: None) -> bool:
     Args:
         run: from `begin` or `resume`.
         watch: called after each step.
+
+    Raises:
+        BudgetError: other runs have spent what this one was to spend from their common ledger; the
+            run is saved as of its last step.
     """
+    try:
+        return _fit(run, watch)
+    except BudgetError:
+        run.interrupt()
+        raise
+
+
+def _fit(run: Run, watch: Watch) -> bool:
     model, optimizer, private, plan = run.model, run.optimizer, run.private, run.private.plan
     row_every = _row_every(plan.steps, plan.steps_per_epoch)
     live = LiveEpsilon(private)
@@ -157,6 +170,7 @@ def add_row(run: Run, epsilon: float) -> None:
             "clip_fraction": mean(tally.clipped),
             "rows": tally.rows,
             "seconds": run.seconds,
+            **run.private.bound.state(),
         }
     )
     run.tally = Tally()
