@@ -237,7 +237,9 @@ def test_a_saved_plan_that_was_changed_into_nonsense_is_refused(change: dict[str
 def test_a_saved_plan_with_a_field_missing_is_refused_with_its_fields() -> None:
     saved = Plan(**KNOWN, steps=9, noise_multiplier=1.0).to_json()
     del saved["delta"]
-    with pytest.raises(PlanError, match="must have the fields accountant, batch_size, delta"):
+    with pytest.raises(
+        PlanError, match="must have the fields accountant, batch_schedule, batch_size, delta"
+    ):
         Plan.from_json(saved)
 
 
