@@ -199,7 +199,7 @@ class WithBatchNorm(nn.Sequential):
         ({"model": "char-transformer"}, SettingsError, "tiny examples of shape"),
         ({"model": "flat"}, SettingsError, r"must give scores of shape \(2, 2\)"),
         ({"batch_size": 37}, PlanError, "batch_size"),
-        ({"epsilon": 1.0}, PlanError, "two of"),
+        ({"epsilon": 1.0}, PlanError, "three of"),
         ({"device": "abacus"}, SettingsError, "abacus"),
         ({"optimizer": "lion"}, SettingsError, "lion"),
     ],

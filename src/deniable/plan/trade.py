@@ -46,7 +46,7 @@ def trade(
     >>> plan = Plan(60_000, 256, epochs=60, noise_multiplier=1.1, delta=1e-5)
     >>> found = trade(plan, [1.0, 2.0], [0.5, 1.0])
     >>> found.steps, [[round(each, 2) for each in row] for row in found.epsilons]
-    ((7020, 14040), [[1.81, 2.59], [0.73, 1.04]])
+    ((7020, 14040), [[1.79, 2.59], [0.68, 0.99]])
     """
     noises = tuple(plan.noise_multiplier * factor for factor in noise_factors)
     steps = tuple(max(1, round(plan.steps * factor)) for factor in length_factors)
