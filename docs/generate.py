@@ -49,6 +49,7 @@ MODULES = (
     "deniable.events",
     "deniable.units",
     "deniable.ledger",
+    "deniable.pca",
     "deniable.accounting",
     "deniable.data",
     "deniable.models",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from deniable.grouping import Augmented, Example, Microbatch, Unit, User
     from deniable.isolation import Checked, check
     from deniable.ledger import Ledger
+    from deniable.pca import PrivatePCA, PublicPCA
     from deniable.plan import Plan
     from deniable.session import PrivateSession, attach
     from deniable.units import Neighbouring, Spent
@@ -36,7 +37,9 @@ _HOME = {
     "Microbatch": "grouping",
     "Neighbouring": "units",
     "Plan": "plan",
+    "PrivatePCA": "pca",
     "PrivateSession": "session",
+    "PublicPCA": "pca",
     "Spent": "units",
     "Unit": "grouping",
     "User": "grouping",
@@ -56,7 +59,9 @@ __all__ = [
     "Microbatch",
     "Neighbouring",
     "Plan",
+    "PrivatePCA",
     "PrivateSession",
+    "PublicPCA",
     "Spent",
     "Unit",
     "User",
