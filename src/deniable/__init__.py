@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deniable.batchnorm import replace_batchnorm
-    from deniable.bounds import Bound, Clip
+    from deniable.bounds import AutomaticClip, Bound, Chain, Clip, PerLayerClip, Tanh
     from deniable.errors import DeniableError
     from deniable.grouping import Augmented, Example, Microbatch, Unit, User
     from deniable.isolation import Checked, check
@@ -28,7 +28,9 @@ __version__ = "0.1.0"
 # Loaded on first use, so that what needs no torch (plans, ledgers, reports) never imports it.
 _HOME = {
     "Augmented": "grouping",
+    "AutomaticClip": "bounds",
     "Bound": "bounds",
+    "Chain": "bounds",
     "Checked": "isolation",
     "Clip": "bounds",
     "DeniableError": "errors",
@@ -36,11 +38,13 @@ _HOME = {
     "Ledger": "ledger",
     "Microbatch": "grouping",
     "Neighbouring": "units",
+    "PerLayerClip": "bounds",
     "Plan": "plan",
     "PrivatePCA": "pca",
     "PrivateSession": "session",
     "PublicPCA": "pca",
     "Spent": "units",
+    "Tanh": "bounds",
     "Unit": "grouping",
     "User": "grouping",
     "attach": "session",
@@ -50,7 +54,9 @@ _HOME = {
 
 __all__ = [
     "Augmented",
+    "AutomaticClip",
     "Bound",
+    "Chain",
     "Checked",
     "Clip",
     "DeniableError",
@@ -58,11 +64,13 @@ __all__ = [
     "Ledger",
     "Microbatch",
     "Neighbouring",
+    "PerLayerClip",
     "Plan",
     "PrivatePCA",
     "PrivateSession",
     "PublicPCA",
     "Spent",
+    "Tanh",
     "Unit",
     "User",
     "attach",

@@ -139,6 +139,7 @@ class PrivateSession:
         self._denominator = unit.denominator(plan.batch_size)
         self._loss_reduction = loss_reduction
         self._parameters = bound_parameters(model, optimizer)
+        bound.sensitivity(self._parameters)  # refuses what does not fit, before anything is written
         streams = Streams(seed)
         self._source = Source(
             plan,
@@ -175,7 +176,8 @@ class PrivateSession:
         self._sums: dict[str, Tensor] | None = None
         self._observed: list[Observed] = []
         self._unchanged = Unchanged(model, optimizer, self._parameters)
-        self._capture = Capture(model, self._parameters, measure=seed is None)
+        keep = bound.asks == "elements"
+        self._capture = Capture(model, self._parameters, measure=seed is None, keep=keep)
         self._loss_scale, self._scales = LossScale(optimizer), set[float]()
         self._hook = optimizer.register_step_pre_hook(self._before_step)
 
@@ -318,8 +320,8 @@ class PrivateSession:
 
     @property
     def sensitivity(self) -> Sensitivity:
-        """How far one protected unit can move the sum that is released."""
-        one = self._bound.sensitivity()
+        """How far one protected unit can move the sum that is released next."""
+        one = self._bound.sensitivity(self._parameters)
         factor, protects = self._unit.sensitivity_factor, self._unit.protects
         whole = Sensitivity(one.value * factor, one.neighbouring, protects)
         return whole.under(self.plan.neighbouring)

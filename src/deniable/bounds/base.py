@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from deniable.units import BoundedSum, Sensitivity
+
+Weights = Tensor | Mapping[str, Tensor]
+"""One number a unit, `(units,)`; or such numbers for each parameter, by name."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class Observed:
 
     Attributes:
         norms: of each unit's gradient before it was bounded, `(units,)`.
-        factors: what each was multiplied by, `(units,)`.
+        factors: the share of its norm that scaling left of each, `(units,)`; 0 where the gradient
+            was not finite.
     """
 
     norms: Tensor
@@ -39,8 +44,13 @@ class Observed:
 class Gradients(Protocol):
     """Per-unit gradients in any form that can answer these."""
 
-    units: int
-    parameters: dict[str, Tensor]
+    @property
+    def units(self) -> int:
+        """How many units there are."""
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """Every bound parameter, by name: shapes, dtypes and devices."""
 
     def squared_norms(self) -> dict[str, Tensor]:
         """The squared norm of each unit's gradient, shape `(units,)`, by parameter used."""
@@ -48,29 +58,109 @@ class Gradients(Protocol):
     def norms(self) -> Tensor:
         """The norm of each unit's whole gradient, shape `(units,)`."""
 
-    def weighted_sum(self, weights: Tensor) -> dict[str, Tensor]:
+    def weighted_sum(self, weights: Weights) -> dict[str, Tensor]:
         """`sum_i weights[i] * gradient_i` of every parameter."""
+
+    def stream(self, name: str) -> Iterator[tuple[slice, Tensor]]:
+        """A few units at a time: which, and their gradients of one parameter, in fresh tensors."""
 
     def only(self, keep: Tensor) -> Gradients:
         """The same with every unit outside the mask `keep` set to exactly zero."""
 
 
+@dataclass(frozen=True)
+class Limited:
+    """Per-unit gradients, each within what a bound allows.
+
+    Attributes:
+        gradients: of every unit; nothing of them need have been computed yet.
+        factors: the share of its norm that scaling leaves of each, `(units,)`.
+        aside: what is summed beside them: one number a unit, by a name that is no parameter's.
+    """
+
+    gradients: Gradients
+    factors: Tensor
+    aside: dict[str, Tensor] = field(default_factory=dict)
+
+
 class Bound(ABC):
     """Turns per-unit gradients into one sum that no single unit can move far.
 
-    Formal guarantee: for neighbouring batches the returned sums, concatenated over parameters,
-    differ by at most `sensitivity().value` in L2 norm, whatever the gradients are, non-finite ones
-    included.
+    A bound maps each unit's gradient, and looks at no other unit; the sum comes last. So bounds
+    follow one another in a `Chain`.
+
+    Formal guarantee: for neighbouring batches the returned sums, concatenated, differ by at most
+    `sensitivity(parameters).value` in L2 norm, whatever the gradients are. A unit whose gradient
+    is not finite, or so large that its squared norm is not, contributes exactly zero.
+
+    Attributes:
+        asks: what it looks at: "norms", or "elements" (factors of gradients are then kept until
+            it does).
+        adapts: whether releases change it, by way of what it sums aside.
     """
 
-    @abstractmethod
-    def sensitivity(self) -> Sensitivity:
-        """How far one unit can move the sum."""
+    asks: Literal["norms", "elements"] = "norms"
+    adapts: bool = False
 
     @abstractmethod
-    def __call__(self, gradients: Gradients) -> tuple[BoundedSum, Observed]:
-        """The bounded sum, and what was seen of this batch (not private: never release it)."""
+    def sensitivity(self, parameters: Mapping[str, Tensor]) -> Sensitivity:
+        """How far one unit can move the sum: known from public facts alone.
+
+        Args:
+            parameters: the bound parameters, by name; their values do not matter.
+
+        Raises:
+            AttachError: the bound does not fit these parameters.
+        """
+
+    def nominal_sensitivity(self, parameters: Mapping[str, Tensor]) -> Sensitivity | None:
+        """What its source takes the sensitivity for, where that is **no guarantee**; else None."""
+        return None
+
+    @abstractmethod
+    def limit(self, gradients: Gradients) -> Limited:
+        """Every unit's gradient within the bound, given that all of them are finite."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Name and settings, as JSON values, for reports."""
+
+    @property
+    @abstractmethod
+    def in_words(self) -> str:
+        """What is done to each gradient, to follow "a sum of gradients"."""
+
+    def __call__(self, gradients: Gradients) -> tuple[BoundedSum, Observed]:
+        """The bounded sum, and what was seen of this batch (not private: never release it)."""
+        norms = gradients.norms()
+        finite = torch.isfinite(norms)
+        # To look whether any is not costs nothing on the CPU; elsewhere it would wait for the
+        # device.
+        if norms.device.type != "cpu" or not bool(finite.all()):
+            gradients = gradients.only(finite)
+        limited = self.limit(gradients)
+        sums = limited.gradients.weighted_sum(torch.ones_like(norms))
+        for name, values in limited.aside.items():
+            sums[name] = torch.where(finite, values, 0).sum()
+        factors = torch.where(finite, limited.factors, 0)
+        sensitivity = self.sensitivity(gradients.parameters)
+        return BoundedSum(sums, sensitivity), Observed(norms, factors)
+
+    # -- bounds that learn from what was released ------------------------------------------------
+
+    def learn(self, aside: Mapping[str, Tensor], expected: float) -> None:
+        """Take in what was summed aside, now with noise; only bounds that adapt do anything.
+
+        Args:
+            aside: the noisy sums, by name.
+            expected: the public number of units that a batch holds on average.
+        """
+        assert not aside, f"{self!r} does not adapt, and sums nothing aside"
+
+    def state(self) -> dict[str, Any]:
+        """What a saved run must remember of it: plain values."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `state` returned."""
+        assert not state, f"{self!r} does not adapt, and has no state"

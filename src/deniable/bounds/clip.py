@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from deniable.bounds.base import Bound, Gradients, Observed
-from deniable.units import BoundedSum, Sensitivity
+from deniable.bounds.base import Bound, Gradients, Limited
+from deniable.bounds.views import Scaled
+from deniable.units import Sensitivity
+
+# Squared elements are summed in float32: of shorter gradients the norm could be lost.
+SHORTEST = 1e-10
 
 
 class Clip(Bound):
@@ -18,24 +23,22 @@ class Clip(Bound):
     added or removed. A unit whose gradient is not finite contributes zero.
 
     Args:
-        norm: the threshold C, in gradient units; positive and finite.
+        norm: the threshold C, in gradient units; finite and at least 1e-10.
 
     Raises:
-        ValueError: the norm is not a positive finite number.
+        ValueError: the norm is not a finite number of at least 1e-10.
 
-    >>> Clip(1.0).sensitivity().value
+    >>> Clip(1.0).sensitivity({}).value
     1.0
     """
 
     def __init__(self, norm: float) -> None:
-        if not (isinstance(norm, (int, float)) and math.isfinite(norm) and norm > 0):
-            raise ValueError(f"Clip needs a positive, finite norm, got {norm!r}. Try Clip(1.0).")
-        self.norm = float(norm)
+        self.norm = checked_norm("Clip", norm)
 
     def __repr__(self) -> str:
         return f"Clip({self.norm})"
 
-    def sensitivity(self) -> Sensitivity:
+    def sensitivity(self, parameters: Mapping[str, Tensor]) -> Sensitivity:
         """How far one unit can move the sum: the norm."""
         return Sensitivity(self.norm)
 
@@ -43,13 +46,26 @@ class Clip(Bound):
         """Name and settings, as JSON values, for reports."""
         return {"name": "Clip", "norm": self.norm}
 
-    def __call__(self, gradients: Gradients) -> tuple[BoundedSum, Observed]:
-        """The clipped sum, and this batch's norms (not private)."""
-        norms = gradients.norms()
-        factors = self.norm / norms.clamp(min=self.norm)
-        finite = torch.isfinite(norms)
-        if not bool(finite.all()):
-            factors = torch.where(finite, factors, 0.0)
-            gradients = gradients.only(finite)
-        sums = gradients.weighted_sum(factors)
-        return BoundedSum(sums, self.sensitivity()), Observed(norms, factors)
+    @property
+    def in_words(self) -> str:
+        """What is done to each gradient."""
+        return f"clipped to norm {self.norm:g}"
+
+    def limit(self, gradients: Gradients) -> Limited:
+        """Each gradient, times `norm / |g|` where it is longer than the norm."""
+        factors = self.norm / gradients.norms().clamp(min=self.norm)
+        return Limited(Scaled(gradients, factors), factors)
+
+
+def checked_norm(name: str, norm: object) -> float:
+    """A threshold as a float.
+
+    Raises:
+        ValueError: it is not a finite number of at least 1e-10.
+    """
+    if not (isinstance(norm, (int, float)) and math.isfinite(norm) and norm >= SHORTEST):
+        raise ValueError(
+            f"{name} needs a positive, finite norm of at least {SHORTEST:g}, got {norm!r}. "
+            f"Try {name}(1.0)."
+        )
+    return float(norm)

@@ -45,12 +45,18 @@ class Capture:
         model: the module whose forward is watched.
         parameters: the bound parameters, by name.
         measure: choose strategies by measuring, rather than by counting.
+        keep: keep factors, for a bound that looks at every element.
     """
 
     def __init__(
-        self, model: nn.Module, parameters: Mapping[str, nn.Parameter], *, measure: bool = False
+        self,
+        model: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
+        *,
+        measure: bool = False,
+        keep: bool = False,
     ) -> None:
-        self.chooser = Chooser(measure)
+        self.chooser = Chooser(measure, keep=keep)
         self.model = model
         self.parameters = dict(parameters)
         self._names = {id(parameter): name for name, parameter in parameters.items()}

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
@@ -43,6 +43,9 @@ def exactly(device: torch.device) -> AbstractContextManager[None]:
 
 # How many elements of Gram matrices may exist at once; more units than fit come in chunks.
 GRAM_ELEMENTS = 1 << 21
+# How many elements of per-unit gradients are formed at once where each is looked at: on the CPU
+# what a cache holds, elsewhere what keeps the device busy.
+STREAM_ELEMENTS, STREAM_ELSEWHERE = 1 << 19, 1 << 25
 
 
 class Contribution(ABC):
@@ -67,6 +70,29 @@ class Contribution(ABC):
     def dense(self) -> Dense:
         """One gradient per unit."""
 
+    @property
+    @abstractmethod
+    def lead(self) -> Tensor:
+        """A tensor of the contribution whose first dimension are the units."""
+
+    @abstractmethod
+    def some(self, start: int, stop: int) -> Contribution:
+        """The units from `start` to `stop`."""
+
+    def stream(self, elements: int) -> Iterator[tuple[slice, Tensor]]:
+        """One gradient per unit, a few units at a time: which units, and their gradients.
+
+        Args:
+            elements: of the parameter.
+        """
+        n, on_cpu = len(self.lead), self.lead.device.type == "cpu"
+        step = max(1, (STREAM_ELEMENTS if on_cpu else STREAM_ELSEWHERE) // max(1, elements))
+        for start in range(0, n, step):
+            yield (
+                slice(start, start + step),
+                accurate(self.some(start, start + step).dense().values),
+            )
+
     def ways(self) -> dict[str, Callable[[], Contribution]]:
         """Every form with the same norms and sums, by the name of the strategy."""
         return {"as it is": lambda: self}
@@ -82,6 +108,13 @@ class Contribution(ABC):
     @abstractmethod
     def only(self, keep: Tensor) -> Contribution:
         """The same with every unit outside the mask `keep`, shape `(n,)`, set to exactly zero."""
+
+    def masked(self, keep: Tensor) -> Contribution:
+        """`only`, and norms that were computed stay known."""
+        kept = self.only(keep)
+        if self._norms is not None:
+            kept._norms = torch.where(keep, self._norms, 0)
+        return kept
 
 
 @dataclass
@@ -106,6 +139,15 @@ class Dense(Contribution):
     def dense(self) -> Dense:
         """See `Contribution.dense`."""
         return self
+
+    @property
+    def lead(self) -> Tensor:
+        """See `Contribution.lead`."""
+        return self.values
+
+    def some(self, start: int, stop: int) -> Dense:
+        """See `Contribution.some`."""
+        return Dense(self.values[start:stop])
 
     def only(self, keep: Tensor) -> Dense:
         """See `Contribution.only`."""
@@ -138,6 +180,15 @@ class Turned(Contribution):
     def dense(self) -> Dense:
         """See `Contribution.dense`."""
         return Dense(self.values.transpose(1, 2).reshape(-1, *self.shape))
+
+    @property
+    def lead(self) -> Tensor:
+        """See `Contribution.lead`."""
+        return self.values
+
+    def some(self, start: int, stop: int) -> Turned:
+        """See `Contribution.some`."""
+        return Turned(self.values[start:stop], self.shape)
 
     def only(self, keep: Tensor) -> Turned:
         """See `Contribution.only`."""
@@ -238,8 +289,13 @@ class Outer(Contribution):
         right, left = accurate(self.right), accurate(self.left)
         return Turned(torch.bmm(right.transpose(1, 2), left), self.shape)
 
+    @property
+    def lead(self) -> Tensor:
+        """See `Contribution.lead`."""
+        return self.right
+
     def some(self, start: int, stop: int) -> Outer:
-        """The units from `start` to `stop`."""
+        """See `Contribution.some`."""
         left = self.left
         if isinstance(left, OneHot):
             return Outer(
@@ -304,7 +360,8 @@ class Several(Contribution):
         """Cross terms between the uses included."""
         outers = [part for part in self.parts if isinstance(part, Outer)]
         if len(outers) < len(self.parts):
-            return self.dense().squared_norms()
+            elements = math.prod(self.some(0, 1).dense().values.shape[1:])
+            return Kept(self, elements).squared_norms()
         total = torch.zeros((), dtype=outers[0].right.dtype, device=outers[0].right.device)
         for i, a in enumerate(outers):
             total = total + a.squared_norms()
@@ -320,6 +377,53 @@ class Several(Contribution):
         """See `Contribution.dense`."""
         return Dense(reduce(torch.add, (part.dense().values for part in self.parts)))
 
+    @property
+    def lead(self) -> Tensor:
+        """See `Contribution.lead`."""
+        return self.parts[0].lead
+
+    def some(self, start: int, stop: int) -> Several:
+        """See `Contribution.some`."""
+        return Several([part.some(start, stop) for part in self.parts])
+
     def only(self, keep: Tensor) -> Several:
         """See `Contribution.only`."""
         return Several([part.only(keep) for part in self.parts])
+
+
+@dataclass
+class Kept(Contribution):
+    """Factors from which gradients are formed a few units at a time, whatever is asked.
+
+    Attributes:
+        factors: any contribution.
+        elements: of the parameter.
+    """
+
+    factors: Contribution
+    elements: int
+
+    def _squared_norms(self) -> Tensor:
+        parts = [Dense(values)._squared_norms() for _, values in self.stream(self.elements)]
+        return torch.cat(parts)
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """See `Contribution.weighted_sum`."""
+        return self.factors.weighted_sum(weights)
+
+    def dense(self) -> Dense:
+        """See `Contribution.dense`."""
+        return self.factors.dense()
+
+    @property
+    def lead(self) -> Tensor:
+        """See `Contribution.lead`."""
+        return self.factors.lead
+
+    def some(self, start: int, stop: int) -> Contribution:
+        """See `Contribution.some`."""
+        return self.factors.some(start, stop)
+
+    def only(self, keep: Tensor) -> Kept:
+        """See `Contribution.only`."""
+        return Kept(self.factors.only(keep), self.elements)

@@ -232,6 +232,15 @@ class Convolution(Contribution):
         result: Tensor = gradient
         return result
 
+    @property
+    def lead(self) -> Tensor:
+        """See `Contribution.lead`."""
+        return self.grad
+
+    def some(self, start: int, stop: int) -> Convolution:
+        """See `Contribution.some`."""
+        return replace(self, input=self.input[start:stop], grad=self.grad[start:stop])
+
     def only(self, keep: Tensor) -> Convolution:
         """See `Contribution.only`."""
         shaped = keep.view(-1, *([1] * (self.input.ndim - 1)))

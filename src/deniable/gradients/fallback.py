@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from deniable.errors import CaptureError
-from deniable.gradients.contributions import Contribution, Dense, OneHot, Outer, accurate
+from deniable.gradients.contributions import Contribution, Dense, Kept, OneHot, Outer, accurate
 
 if TYPE_CHECKING:
     from deniable.gradients.use import Derived, Use
@@ -82,6 +82,8 @@ def through(
     derived: Derived, contribution: Contribution, n: int, slot: Callable[[object], Any]
 ) -> Pairs:
     """Push the per-unit gradients of a derived parameter back to what it was computed from."""
+    if isinstance(contribution, Kept):
+        contribution = contribution.factors
     if derived.function in _TRANSPOSES or _is_matrix_transpose(derived):
         parent = derived.args[0]
         if isinstance(contribution, Outer) and isinstance(contribution.left, Tensor):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class PerUnitGradients:
     parameters: dict[str, Tensor]
     contributions: dict[str, Contribution]
     scale: float = 1.0
+    _norms: Tensor | None = field(default=None, init=False, repr=False)
 
     def squared_norms(self) -> dict[str, Tensor]:
         """The squared norm of each unit's gradient, shape `(units,)`, for each parameter used."""
@@ -32,6 +34,11 @@ class PerUnitGradients:
 
     def norms(self) -> Tensor:
         """The norm of each unit's whole gradient, shape `(units,)`, on the first one's device."""
+        if self._norms is None:
+            self._norms = self._whole_norms()
+        return self._norms
+
+    def _whole_norms(self) -> Tensor:
         raw = list(self._raw_norms().values())
         if not raw:
             return next(iter(self.parameters.values())).new_zeros(self.units)
@@ -43,21 +50,39 @@ class PerUnitGradients:
     def _raw_norms(self) -> dict[str, Tensor]:
         return {name: each.squared_norms() for name, each in self.contributions.items()}
 
-    def weighted_sum(self, weights: Tensor) -> dict[str, Tensor]:
+    def weighted_sum(self, weights: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`sum_i weights[i] * gradient_i` for every parameter; zeros for those not used.
 
         Args:
-            weights: shape `(units,)`, on the gradients' device.
+            weights: shape `(units,)`, on the gradients' device; or such weights by parameter.
         """
-        scaled = weights * self.scale
-        return {name: self._one_sum(name, value, scaled) for name, value in self.parameters.items()}
+        if isinstance(weights, Tensor):
+            scaled = weights * self.scale
+            of = dict.fromkeys(self.contributions, scaled)
+        else:
+            of = {name: weights[name] * self.scale for name in self.contributions}
+        return {
+            name: self._one_sum(name, value, of.get(name))
+            for name, value in self.parameters.items()
+        }
 
-    def _one_sum(self, name: str, value: Tensor, weights: Tensor) -> Tensor:
-        contribution = self.contributions.get(name)
-        if contribution is None or not self.units:
+    def _one_sum(self, name: str, value: Tensor, weights: Tensor | None) -> Tensor:
+        if weights is None or not self.units:
             dtype = value.dtype if value.dtype == torch.float64 else torch.float32
             return torch.zeros_like(value, dtype=dtype)
-        return contribution.weighted_sum(weights)
+        return self.contributions[name].weighted_sum(weights)
+
+    def stream(self, name: str) -> Iterator[tuple[slice, Tensor]]:
+        """One gradient per unit for one parameter, a few units at a time; fresh tensors.
+
+        Yields:
+            Which units, and their gradients `(units, *parameter.shape)`; nothing for a parameter
+            that was not used.
+        """
+        contribution = self.contributions.get(name)
+        if contribution is not None:
+            for units, values in contribution.stream(self.parameters[name].numel()):
+                yield units, values * self.scale
 
     def instantiate(self, name: str) -> Tensor:
         """One gradient per unit for one parameter, shape `(units, *parameter.shape)`."""
@@ -69,5 +94,5 @@ class PerUnitGradients:
 
     def only(self, keep: Tensor) -> PerUnitGradients:
         """The same gradients with every unit outside the mask `keep` set to exactly zero."""
-        kept = {name: each.only(keep) for name, each in self.contributions.items()}
+        kept = {name: each.masked(keep) for name, each in self.contributions.items()}
         return PerUnitGradients(self.units, self.parameters, kept, self.scale)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deniable.gradients.contributions import Contribution, Dense
+from deniable.gradients.contributions import Contribution, Dense, Kept
 
 # Per-unit gradients of one parameter may take so many elements; beyond, the factors are kept.
 DENSE_ELEMENTS = 1 << 26
@@ -47,10 +47,11 @@ class Chooser:
     Args:
         measure: try the ways; otherwise compare counts of multiplications.
         force: take this way wherever it exists, for tests.
+        keep: keep the factors, for a bound that looks at every element.
     """
 
-    def __init__(self, measure: bool, force: str | None = None) -> None:
-        self.measure, self.force = measure, force
+    def __init__(self, measure: bool, force: str | None = None, keep: bool = False) -> None:
+        self.measure, self.force, self.keep = measure, force, keep
         self.choices: dict[Kind, Choice] = {}
 
     def reduced(self, contribution: Contribution, units: int, size: int) -> Contribution:
@@ -61,7 +62,8 @@ class Chooser:
             units: how many units it holds.
             size: elements of the parameter.
         """
-        form = self._form(contribution, units, size)
+        kept = self.keep and not isinstance(contribution, Dense)
+        form = _kept(contribution, size) if kept else self._form(contribution, units, size)
         form.squared_norms()  # now, while its tensors are in the cache
         return form
 
@@ -109,6 +111,13 @@ class Chooser:
         self.choices = {
             _as_kind(each["use"]): Choice(each["way"], dict(each["milliseconds"])) for each in state
         }
+
+
+def _kept(contribution: Contribution, size: int) -> Contribution:
+    """The factors; a Gram matrix gives their norms only where that is the least work."""
+    counts = contribution.counts()
+    least = min(counts, key=lambda way: counts[way])
+    return contribution if least in ("rank one", "gram") else Kept(contribution, size)
 
 
 def _as_kind(values: Any) -> Any:
