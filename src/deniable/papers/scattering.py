@@ -179,5 +179,5 @@ def scattered(images: Floats, folder: Path, progress: Callable[[int], None] = _s
             fresh.replace(path)
         finally:
             fresh.unlink(missing_ok=True)
-    mapped: Floats = np.load(path, mmap_mode="r")
+    mapped: Floats = np.load(path, mmap_mode="c")
     return mapped
