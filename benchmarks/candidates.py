@@ -52,6 +52,13 @@ class Setting:
         return replace(self, noise=0.0, clip=0.05, lr=20.0)
 
 
+def gathered(inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batch of every step, picked from the data by index, as any training loop does."""
+    everyone = torch.arange(len(inputs), device=inputs.device)
+    while True:
+        yield inputs.index_select(0, everyone), labels.index_select(0, everyone)
+
+
 @dataclass(frozen=True)
 class Step:
     """A candidate that is ready: each `run()` is one training step of `model`.
@@ -88,7 +95,7 @@ class Loop:
 def plain_loop(setting: Setting) -> Loop:
     model, inputs, labels = setting.start()
     optimizer = SGD(model.parameters(), lr=setting.lr)
-    return Loop(model, optimizer, iter(lambda: (inputs, labels), None), setting.workload.loss)
+    return Loop(model, optimizer, gathered(inputs, labels), setting.workload.loss)
 
 
 def deniable_loop(
@@ -146,12 +153,13 @@ def with_vmap(setting: Setting) -> Step:
         outputs = functional_call(model, parameters, (row[None],))
         return setting.workload.loss(outputs, label[None])
 
-    per_row = vmap(grad(loss), in_dims=(None, 0, 0))
+    per_row, batches = vmap(grad(loss), in_dims=(None, 0, 0)), gathered(inputs, labels)
 
     @torch.no_grad()
     def run() -> None:
         parameters = dict(model.named_parameters())
-        gradients = per_row({name: p.detach() for name, p in parameters.items()}, inputs, labels)
+        values = {name: each.detach() for name, each in parameters.items()}
+        gradients = per_row(values, *next(batches))
         norms = torch.stack([each.flatten(1).norm(dim=1) for each in gradients.values()]).norm(
             dim=0
         )
@@ -198,11 +206,12 @@ def with_opacus(setting: Setting, mode: str) -> Step:
         grad_sample_mode=mode,
     )
     wrapped, optimizer, criterion = made[:3]
-    two_passes = mode.startswith("ghost")
+    two_passes, batches = mode.startswith("ghost"), gathered(inputs, labels)
     if two_passes and labels.ndim == 2:
         needs.append("the loss given the outputs' shape")
 
     def run() -> None:
+        inputs, labels = next(batches)
         outputs = wrapped(inputs)
         if not two_passes:
             setting.workload.loss(outputs, labels).backward()  # type: ignore[no-untyped-call]

@@ -37,7 +37,8 @@ SHARES = {"deniable": 0.6, "vmap": 0.2, "opacus": 0.2}
 PHASE_SECONDS = 4.0
 
 METHOD = {
-    "step": "forward, backward, bound to norm 1, Gaussian noise of multiplier 1, SGD, zero_grad",
+    "step": "the batch picked by index from data in memory, forward, backward, bound to norm 1, "
+    "Gaussian noise of multiplier 1, SGD, zero_grad",
     "time": "one process; plain, candidate, plain, candidate, ..., plain; a turn is about 30 ms of "
     "steps, one at least, after an untimed step if steps are below 100 ms; a ratio is a turn over "
     "the mean of plain's turns beside it; quartiles over turns",

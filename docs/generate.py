@@ -45,6 +45,7 @@ MODULES = (
     "deniable.gradients",
     "deniable.bounds",
     "deniable.noise",
+    "deniable.optimizers",
     "deniable.randomness",
     "deniable.events",
     "deniable.units",

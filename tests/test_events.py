@@ -12,8 +12,10 @@ from deniable.events import (
     ComposedEvent,
     Event,
     GaussianEvent,
+    LaplaceEvent,
     OwnLoaderEvent,
     PoissonSampledEvent,
+    PureEvent,
     SampledWithoutReplacementEvent,
     SelfComposedEvent,
     ShuffledEvent,
@@ -23,6 +25,8 @@ from deniable.events import (
     notes,
     singles,
     to_json,
+    unsampled,
+    with_noise,
 )
 from deniable.units import Neighbouring
 
@@ -31,6 +35,8 @@ REPLACED = GaussianEvent(1.25, Neighbouring.REPLACE)
 EVENTS: dict[str, Event] = {
     "gaussian": NOISE,
     "replaced": REPLACED,
+    "laplace": LaplaceEvent(2.0),
+    "pure": PureEvent(0.3, Neighbouring.REPLACE),
     "poisson": PoissonSampledEvent(0.01, NOISE),
     "truncated": TruncatedPoissonSampledEvent(1_000, 0.01, 30, REPLACED),
     "fixed size": SampledWithoutReplacementEvent(1_000, 10, REPLACED),
@@ -52,6 +58,11 @@ def test_an_event_survives_json(event: Event) -> None:
     ("written", "event"),
     [
         ({"kind": "gaussian", "noise_multiplier": 1.25}, NOISE),
+        ({"kind": "laplace", "noise_multiplier": 2.0}, LaplaceEvent(2.0)),
+        (
+            {"kind": "pure", "epsilon": 0.3, "neighbouring": "replace"},
+            PureEvent(0.3, Neighbouring.REPLACE),
+        ),
         (
             {
                 "kind": "poisson-sampled",
@@ -146,3 +157,20 @@ def test_events_without_amplification_say_so_wherever_they_are() -> None:
         (said,) = notes(hidden)
         assert "no amplification by sampling is claimed" in said
     assert notes(EVENTS["composed"]) == notes(EVENTS["poisson"]) == ()
+
+
+@every_event
+def test_other_noise_changes_the_gaussian_noise_of_every_release_and_nothing_else(
+    event: Event,
+) -> None:
+    for (before, count), (after, times) in zip(
+        singles(event), singles(with_noise(event, 2.0)), strict=True
+    ):
+        assert (type(after), times) == (type(before), count)
+        one, other = unsampled(before), unsampled(after)
+        factor = 2 if isinstance(one, GaussianEvent) else 1
+        assert to_json(other) == {
+            name: factor * value if name == "noise_multiplier" else value
+            for name, value in to_json(one).items()
+        }
+    assert with_noise(with_noise(event, 2.0), 0.5) == event

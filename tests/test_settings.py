@@ -63,6 +63,8 @@ def test_an_unknown_data_set_is_refused_with_the_names_that_are_known() -> None:
         ("momentum", math.nan),
         ("clip", 0.0),
         ("clip", math.nan),
+        ("clip", 1e-11),
+        ("bound", "soft"),
         ("rows", 0),
         ("checkpoint_seconds", -1.0),
         ("checkpoint_seconds", math.nan),
@@ -71,6 +73,28 @@ def test_an_unknown_data_set_is_refused_with_the_names_that_are_known() -> None:
 def test_values_out_of_range_are_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(SettingsError, match=name if name != "lr" else "learning rate"):
         Settings.choose("digits", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("bound", "name", "value"),
+    [
+        ("adaptive", "quantile", 0.0),
+        ("adaptive", "quantile", math.nan),
+        ("tanh", "output_range", math.inf),
+        ("tanh-clip", "active_range", 0.0),
+    ],
+)
+def test_values_of_a_bound_out_of_range_are_refused(bound: str, name: str, value: float) -> None:
+    with pytest.raises(SettingsError, match=f"{name} must"):
+        Settings.choose("digits", bound=bound, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("bound", "name"), [("clip", "quantile"), ("tanh", "clip"), ("adaptive", "output_range")]
+)
+def test_a_setting_of_another_bound_is_refused_by_name(bound: str, name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} says nothing of the bound {bound}"):
+        Settings.choose("digits", bound=bound, **{name: 0.5})
 
 
 def test_settings_come_back_from_json_as_they_were() -> None:

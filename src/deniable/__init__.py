@@ -13,11 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deniable.batchnorm import replace_batchnorm
-    from deniable.bounds import AutomaticClip, Bound, Chain, Clip, PerLayerClip, Tanh
+    from deniable.bounds import (
+        AdaptiveClip,
+        AutomaticClip,
+        Bound,
+        Chain,
+        Clip,
+        PerLayerClip,
+        Tanh,
+    )
     from deniable.errors import DeniableError
     from deniable.grouping import Augmented, Example, Microbatch, Unit, User
     from deniable.isolation import Checked, check
     from deniable.ledger import Ledger
+    from deniable.optimizers import AdamBC
     from deniable.pca import PrivatePCA, PublicPCA
     from deniable.plan import Plan
     from deniable.session import PrivateSession, attach
@@ -27,6 +36,8 @@ __version__ = "0.1.0"
 
 # Loaded on first use, so that what needs no torch (plans, ledgers, reports) never imports it.
 _HOME = {
+    "AdamBC": "optimizers",
+    "AdaptiveClip": "bounds",
     "Augmented": "grouping",
     "AutomaticClip": "bounds",
     "Bound": "bounds",
@@ -53,6 +64,8 @@ _HOME = {
 }
 
 __all__ = [
+    "AdamBC",
+    "AdaptiveClip",
     "Augmented",
     "AutomaticClip",
     "Bound",

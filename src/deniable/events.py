@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from deniable.errors import UnknownEventError
@@ -34,15 +34,59 @@ class GaussianEvent:
     neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier >= 0):
-            raise ValueError(
-                f"noise_multiplier must be finite and at least 0, got {self.noise_multiplier!r}."
-            )
+        _check_finite("noise_multiplier", self.noise_multiplier)
 
     def __repr__(self) -> str:
         """The usual relation goes without saying."""
-        relation = ", REPLACE" if self.neighbouring is Neighbouring.REPLACE else ""
-        return f"GaussianEvent(noise_multiplier={self.noise_multiplier!r}{relation})"
+        return f"GaussianEvent(noise_multiplier={self.noise_multiplier!r}{_relation(self)})"
+
+
+@dataclass(frozen=True)
+class LaplaceEvent:
+    """Laplace noise of scale `noise_multiplier * sensitivity` on one sum over all data.
+
+    The sensitivity is in L1 norm, so that epsilon is `1 / noise_multiplier` and delta 0.
+
+    Attributes:
+        noise_multiplier: the scale over the sensitivity; 0 is the release of the sum itself.
+        neighbouring: the relation that the sensitivity is for.
+
+    Raises:
+        ValueError: the multiplier is negative, infinite or NaN.
+    """
+
+    noise_multiplier: float
+    neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE
+
+    def __post_init__(self) -> None:
+        _check_finite("noise_multiplier", self.noise_multiplier)
+
+    def __repr__(self) -> str:
+        return f"LaplaceEvent(noise_multiplier={self.noise_multiplier!r}{_relation(self)})"
+
+
+@dataclass(frozen=True)
+class PureEvent:
+    """A release on all data of which nothing is known but that it is (epsilon, 0)-private.
+
+    A choice by the exponential mechanism, say.
+
+    Attributes:
+        epsilon: of the release.
+        neighbouring: the relation that epsilon is for.
+
+    Raises:
+        ValueError: epsilon is negative, infinite or NaN.
+    """
+
+    epsilon: float
+    neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE
+
+    def __post_init__(self) -> None:
+        _check_finite("epsilon", self.epsilon)
+
+    def __repr__(self) -> str:
+        return f"PureEvent(epsilon={self.epsilon!r}{_relation(self)})"
 
 
 @dataclass(frozen=True)
@@ -177,10 +221,14 @@ SampledEvent = (
     | ShuffledEvent
     | OwnLoaderEvent
 )
-Event = GaussianEvent | SampledEvent | SelfComposedEvent | ComposedEvent
+UnsampledEvent = GaussianEvent | LaplaceEvent | PureEvent
+SingleEvent = UnsampledEvent | SampledEvent
+Event = SingleEvent | SelfComposedEvent | ComposedEvent
 
 _KINDS: dict[str, type[Event]] = {
     "gaussian": GaussianEvent,
+    "laplace": LaplaceEvent,
+    "pure": PureEvent,
     "poisson-sampled": PoissonSampledEvent,
     "truncated-poisson-sampled": TruncatedPoissonSampledEvent,
     "sampled-without-replacement": SampledWithoutReplacementEvent,
@@ -191,7 +239,7 @@ _KINDS: dict[str, type[Event]] = {
 }
 
 
-def singles(event: Event) -> Iterator[tuple[GaussianEvent | SampledEvent, int]]:
+def singles(event: Event) -> Iterator[tuple[SingleEvent, int]]:
     """The single releases in an event, each with how often it occurs there.
 
     Raises:
@@ -221,13 +269,35 @@ def neighbouring_of(event: Event) -> Neighbouring:
     Replacing a unit is removing it and adding another: where any part is stated under replacement,
     the whole is.
     """
-    relations = {gaussian_in(each).neighbouring for each, _ in singles(event)}
+    relations = {unsampled(each).neighbouring for each, _ in singles(event)}
     return Neighbouring.REPLACE if Neighbouring.REPLACE in relations else Neighbouring.ADD_OR_REMOVE
 
 
-def gaussian_in(event: GaussianEvent | SampledEvent) -> GaussianEvent:
-    """What is added to the sum of the batch."""
-    return event if isinstance(event, GaussianEvent) else event.event
+def unsampled(event: SingleEvent) -> UnsampledEvent:
+    """What is released of the batch, or of all data."""
+    return event if isinstance(event, UnsampledEvent) else event.event
+
+
+def with_noise(event: Event, factor: float) -> Event:
+    """The same releases with all Gaussian noise so many times as large.
+
+    For saying what a convention other than the sensitivity that holds would make of them.
+
+    >>> with_noise(SelfComposedEvent(PoissonSampledEvent(0.1, GaussianEvent(1.0)), 3), 2.0)
+    SelfComposedEvent(event=PoissonSampledEvent(sampling_rate=0.1,
+    event=GaussianEvent(noise_multiplier=2.0)), count=3)
+    """
+    match event:
+        case GaussianEvent(noise_multiplier):
+            return replace(event, noise_multiplier=factor * noise_multiplier)
+        case LaplaceEvent() | PureEvent():
+            return event
+        case SelfComposedEvent(inner, count):
+            return SelfComposedEvent(with_noise(inner, factor), count)
+        case ComposedEvent(events):
+            return ComposedEvent(tuple(with_noise(each, factor) for each in events))
+    noise = factor * event.event.noise_multiplier
+    return replace(event, event=replace(event.event, noise_multiplier=noise))
 
 
 def notes(event: Event) -> tuple[str, ...]:
@@ -298,6 +368,15 @@ def _read(name: str, value: Any) -> Any:
         case "neighbouring":
             return Neighbouring(value)
     return value
+
+
+def _relation(event: UnsampledEvent) -> str:
+    return ", REPLACE" if event.neighbouring is Neighbouring.REPLACE else ""
+
+
+def _check_finite(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be finite and at least 0, got {value!r}.")
 
 
 def _check_rate(rate: float) -> None:

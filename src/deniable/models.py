@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deniable.errors import SettingsError
+from deniable.optimizers import AdamBC
 from deniable.randomness import Streams
 
 
@@ -271,6 +272,7 @@ Parameters = Iterable[nn.Parameter]
 OPTIMIZERS: dict[str, Callable[[Parameters, float, float], torch.optim.Optimizer]] = {
     "sgd": lambda weights, lr, momentum: torch.optim.SGD(weights, lr=lr, momentum=momentum),
     "adam": lambda weights, lr, _: torch.optim.Adam(weights, lr=lr),
+    "adam-bc": lambda weights, lr, _: AdamBC(weights, lr=lr),
     "adamw": lambda weights, lr, _: torch.optim.AdamW(weights, lr=lr),
     "adagrad": lambda weights, lr, _: torch.optim.Adagrad(weights, lr=lr),
     "rmsprop": lambda weights, lr, momentum: torch.optim.RMSprop(weights, lr=lr, momentum=momentum),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from deniable.accounting import Meter, spent
+from deniable.accounting import Meter, nominal_spent, spent
 from deniable.batches import DrawnBatches, Piece, Source, Watched, batches, data_loader
 from deniable.bounds import Bound, Clip, Observed
 from deniable.eligibility import Unchanged, bound_parameters
@@ -32,7 +33,7 @@ from deniable.sampling import OwnLoader
 from deniable.scaling import LossScale
 from deniable.units import BoundedSum, Sensitivity, Spent
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 def attach(
@@ -135,7 +136,7 @@ class PrivateSession:
         room = _room(plan, budget)
         self.seeded, self.secure = seed is not None, secure
         self.run_id = run_id or uuid.uuid4().hex[:12]
-        self._bound, self._unit = bound, unit
+        self._bound, self._unit, self._optimizer = bound, unit, optimizer
         self._denominator = unit.denominator(plan.batch_size)
         self._loss_reduction = loss_reduction
         self._parameters = bound_parameters(model, optimizer)
@@ -159,7 +160,7 @@ class PrivateSession:
             expected=plan.part(0, room),
             description={
                 "plan": plan.to_json(),
-                "bound": bound.settings(),
+                "bound": self.bound_settings,
                 "unit": unit.settings(),
                 "noise": {"secure": secure, "seeded": seed is not None},
             },
@@ -321,10 +322,50 @@ class PrivateSession:
     @property
     def sensitivity(self) -> Sensitivity:
         """How far one protected unit can move the sum that is released next."""
-        one = self._bound.sensitivity(self._parameters)
-        factor, protects = self._unit.sensitivity_factor, self._unit.protects
-        whole = Sensitivity(one.value * factor, one.neighbouring, protects)
+        return self._of_protected(self._bound.sensitivity(self._parameters))
+
+    def _of_protected(self, one: Sensitivity) -> Sensitivity:
+        """For one protected unit under the plan's relation, from that of one bounded gradient."""
+        value = one.value * self._unit.sensitivity_factor
+        whole = replace(one, value=value, unit=self._unit.protects)
         return whole.under(self.plan.neighbouring)
+
+    @property
+    def bound(self) -> Bound:
+        """What limits one unit's influence; where it adapts, as of the last release."""
+        return self._bound
+
+    @property
+    def bound_settings(self) -> dict[str, Any]:
+        """The bound as runs and ledgers describe it: settings, words, and its sensitivity.
+
+        Where the bound's source takes the sensitivity for another that is **no guarantee**, that is
+        there too, as `nominal_sensitivity`.
+        """
+        described = self._bound.settings() | {
+            "in_words": self._bound.in_words,
+            "sensitivity": self.sensitivity.value,
+        }
+        nominal = self._bound.nominal_sensitivity(self._parameters)
+        if nominal is not None:
+            described["nominal_sensitivity"] = self._of_protected(nominal).value
+        return described
+
+    def nominal_spent(self) -> Spent | None:
+        """What the bound's source would state in place of `spent`, **which is no guarantee**.
+
+        Its notes say why. None for bounds whose source states what holds.
+        """
+        event, plan = self._run.released_event(), self.plan
+        return nominal_spent(event, plan.delta, self.bound_settings, plan.accountant)
+
+    @property
+    def noise_deviation(self) -> float:
+        """The standard deviation of the noise in each coordinate of the next release.
+
+        The noise multiplier times the sensitivity, over the public number that sums are divided by.
+        """
+        return self.plan.noise_multiplier * self.sensitivity.value / self._denominator
 
     def explain(self) -> str:
         """How the norms of each kind of use are computed, and what each way took when tried.
@@ -434,6 +475,11 @@ class PrivateSession:
         self._releasing = True
         self._run.release(piece.event)
         noisy = self._noise.add(BoundedSum(self._sums, self.sensitivity), self._generator)
+        aside = {name: noisy[name] for name in noisy.keys() - self._parameters.keys()}
+        for group in self._optimizer.param_groups:
+            if "noise_deviation" in group:
+                group["noise_deviation"] = self.noise_deviation
+        self._bound.learn(aside, self._denominator)
         for name, parameter in self._parameters.items():
             parameter.grad = noisy[name].div_(self._denominator).to(parameter.dtype)
         self._sums, self._source.state = None, piece.sampler_state
@@ -481,6 +527,7 @@ class PrivateSession:
             "steps": self.steps,
             "plan": self.plan.to_json(),
             "bound": self._bound.settings(),
+            "bound_state": self._bound.state(),
             "unit": self._unit.settings(),
             "secure": self.secure,
             "seeded": self.seeded,
@@ -543,6 +590,7 @@ class PrivateSession:
         self._ends_at = None
         self._capture.chooser.restore(state["strategies"])
         self._generator.restore(state["noise"])
+        self._bound.restore(state["bound_state"])
         self._source.state, self._source.data = state["sampler"], state["data"]
         self.steps = state["steps"]
         self.seeded = self.seeded or state["seeded"]

@@ -12,6 +12,15 @@ from typing import Any
 
 from deniable.errors import SettingsError
 
+BOUNDS = ("clip", "per-layer", "adaptive", "automatic", "tanh", "tanh-clip")
+# Settings that say something of some bounds only.
+OF_BOUNDS = {
+    "clip": ("clip", "per-layer", "adaptive", "automatic", "tanh-clip"),
+    "quantile": ("adaptive",),
+    "output_range": ("tanh", "tanh-clip"),
+    "active_range": ("tanh", "tanh-clip"),
+}
+
 # Chosen on a validation part of the training rows, never on the test set.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {
@@ -75,7 +84,11 @@ class Settings:
         noise_multiplier: standard deviation of the noise over the clip norm, or, under
             replacement, over twice that; None: solved.
         delta: of the (epsilon, delta) guarantee.
-        clip: the norm that no example's gradient exceeds.
+        bound: what limits one example's gradient, a name from `BOUNDS`.
+        clip: the norm that no example's gradient exceeds; with an adaptive bound, at first.
+        quantile: the share of gradients that an adaptive bound leaves as they are.
+        output_range: of the tanh filter, the largest size of a coordinate.
+        active_range: of the tanh filter, how large a coordinate it is close to linear for.
         seed: makes the run reproducible, and its noise with it; None: randomness of the system.
         secure: draw the noise from an AES keystream.
         device: "auto", "cpu", "cuda" or another torch device.
@@ -98,7 +111,11 @@ class Settings:
     epsilon: float | None = None
     noise_multiplier: float | None = None
     delta: float = 1e-5
+    bound: str = "clip"
     clip: float = 1.0
+    quantile: float = 0.5
+    output_range: float = 1.0
+    active_range: float = 1.0
     momentum: float = 0.9
     data_dir: str | None = None
     seed: int | None = None
@@ -112,8 +129,21 @@ class Settings:
             raise SettingsError(f"The learning rate must be positive and finite, got {self.lr!r}.")
         if not 0 <= self.momentum < 1:
             raise SettingsError(f"momentum must lie in [0, 1), got {self.momentum!r}.")
-        if not (math.isfinite(self.clip) and self.clip > 0):
-            raise SettingsError(f"The clip norm must be positive and finite, got {self.clip!r}.")
+        if not (math.isfinite(self.clip) and self.clip >= 1e-10):
+            raise SettingsError(
+                f"The clip norm must be finite and at least 1e-10, got {self.clip!r}."
+            )
+        if self.bound not in BOUNDS:
+            raise SettingsError(
+                f"No bound is called {self.bound!r}. Choose one of {', '.join(BOUNDS)}."
+            )
+        if not 0 < self.quantile < 1:
+            raise SettingsError(f"quantile must lie between 0 and 1, got {self.quantile!r}.")
+        for name in ("output_range", "active_range"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise SettingsError(
+                    f"{name} must be positive and finite, got {getattr(self, name)!r}."
+                )
         if self.rows is not None and not self.rows >= 1:
             raise SettingsError(f"rows must be at least 1, got {self.rows!r}.")
         if not self.checkpoint_seconds >= 0:
@@ -129,7 +159,8 @@ class Settings:
         solves the one that is left out.
 
         Raises:
-            SettingsError: no such data set, or a value out of its range.
+            SettingsError: no such data set, a value out of its range, or one that is for another
+                bound.
 
         >>> Settings.choose("digits", lr=0.02).lr
         0.02
@@ -141,6 +172,13 @@ class Settings:
                 f"No data set is called {data!r}. Choose one of {', '.join(DEFAULTS)}."
             )
         given = {name: value for name, value in given.items() if value is not None}
+        bound = given.get("bound", "clip")
+        for name, bounds in OF_BOUNDS.items():
+            if name in given and bound in BOUNDS and bound not in bounds:
+                raise SettingsError(
+                    f"{name} says nothing of the bound {bound}; it is for {', '.join(bounds)}. "
+                    "Leave it out, or choose another bound."
+                )
         defaults = dict(DEFAULTS[data])
         if "noise_multiplier" in given and "epsilon" in given:
             defaults.pop("epochs", None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,12 +34,14 @@ class Neighbouring(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """The most that a sum can move, in L2 norm, between neighbouring data sets.
+    """The most that a sum can move between neighbouring data sets.
 
     Attributes:
         value: in the sum's own units.
         neighbouring: which data sets are compared.
         unit: what one of them has and the other has not.
+        norm: in which the move is measured: "L2", as Gaussian noise needs it, or "L1", as Laplace
+            noise does.
 
     Raises:
         ValueError: `value` is negative, infinite or NaN.
@@ -48,6 +50,7 @@ class Sensitivity:
     value: float
     neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE
     unit: str = "one example"
+    norm: Literal["L1", "L2"] = "L2"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.value) and self.value >= 0):
@@ -75,7 +78,7 @@ class BoundedSum:
 
     Attributes:
         sums: the summed per-unit gradient of each parameter, by parameter name.
-        sensitivity: how far the concatenation of all sums can move, in L2 norm.
+        sensitivity: how far the concatenation of all sums can move.
     """
 
     sums: dict[str, Tensor]

@@ -10,7 +10,13 @@ from typer.testing import CliRunner
 from deniable.accounting import spent
 from deniable.cli.spend import spend_command
 from deniable.errors import LedgerError
-from deniable.events import ComposedEvent, GaussianEvent, PoissonSampledEvent, SelfComposedEvent
+from deniable.events import (
+    ComposedEvent,
+    GaussianEvent,
+    PoissonSampledEvent,
+    PureEvent,
+    SelfComposedEvent,
+)
 from deniable.ledger import Ledger
 
 app = typer.Typer()
@@ -95,3 +101,32 @@ def test_a_ledger_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> N
 def test_a_run_that_is_not_there_is_refused_with_those_that_are(ledger: Path) -> None:
     with pytest.raises(LedgerError, match=r"No run 'third' .* 'first', 'second'"):
         spend(ledger, "--run", "third")
+
+
+def test_an_epsilon_that_is_no_guarantee_stands_beside_the_one_that_holds(tmp_path: Path) -> None:
+    """A run whose bound's source takes the sensitivity for a tenth of what it is."""
+    path = tmp_path / "ledger.sqlite"
+    described = {"bound": {"sensitivity": 10.0, "nominal_sensitivity": 1.0}}
+    with Ledger(path) as book:
+        run = book.run("tanh", planned=100, description=described)
+        for _ in range(100):
+            run.release(PoissonSampledEvent(0.01, GaussianEvent(0.1)))
+        other = book.run("clip", description={"bound": {"sensitivity": 1.0}})
+        other.release(ONCE)
+        other.settle()
+    found = json.loads(spend(path, "--json"))
+    nominal = ComposedEvent((SelfComposedEvent(STEP, 100), ONCE))
+    assert found["nominal"]["epsilon"] == pytest.approx(spent(nominal, 1e-5).epsilon)
+    assert "not a guarantee" in found["nominal"]["says"]
+    assert found["epsilons"]["pld"] > 10 * found["nominal"]["epsilon"]
+    text = spend(path)
+    assert "epsilon, nominal (not a guarantee)" in text
+    assert json.loads(spend(path, "--run", "clip", "--json"))["nominal"] is None
+
+
+def test_a_choice_is_shown_with_its_epsilon(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as book:
+        book.release("threshold", PureEvent(0.25))
+    assert "epsilon 0.25" in spend(path)
+    assert json.loads(spend(path, "--json"))["epsilons"]["pld"] == pytest.approx(0.25, rel=1e-3)

@@ -97,6 +97,52 @@ def test_every_sampling_trains_and_its_report_says_which_it_was(
     assert f"--sampling {options[0]}" in RunFolder(tmp_path).report.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["per-layer", "--clip", "0.5"], "clipped parameter by parameter, to norm 0.5 in all"),
+        (["adaptive", "--quantile", "0.8"], "a norm that follows the quantile 0.8"),
+        (["automatic"], "normalised to norm 1 (stability 0.01)"),
+        (["tanh", "--output-range", "0.2", "--active-range", "3"], "filtered by 0.2 tanh(g / 3)"),
+        (["tanh-clip", "--clip", "0.7"], "filtered by 1 tanh(g / 1), then clipped to norm 0.7"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_every_bound_trains_and_its_report_says_which_it_was(
+    options: list[str], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train(*QUICK, "--out", tmp_path, "--bound", *options) == 0
+    printed = capfd.readouterr()
+    assert said in printed.err.partition("step 1 of 6")[0]
+    folder = RunFolder(tmp_path)
+    page = folder.report.read_text(encoding="utf-8")
+    assert said in page.replace("\n", " ")
+    assert f"--bound {options[0]}" in page
+    record = folder.read()
+    assert record["bound"]["sensitivity"] > 0
+    assert ("threshold" in record["history"][-1]) == (options[0] == "adaptive")
+    assert ("ominal, not a guarantee" in printed.out) == (options[0] == "tanh")
+    assert ("ominal, not a guarantee" in page) == (options[0] == "tanh")
+
+
+def test_an_interrupted_run_whose_threshold_adapts_ends_as_if_it_never_stopped(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pitfall: privacy 11."""
+    given = [*QUICK, "--bound", "adaptive", "--seed", "2"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert train(*given, "--out", whole) == 0
+    with monkeypatch.context() as patch:
+        ctrl_c_at(4, patch)
+        assert train(*given, "--out", stopped) == 130
+    assert train("--resume", stopped) == 0
+    read = [RunFolder(each) for each in (whole, stopped)]
+    assert read[0].model.read_bytes() == read[1].model.read_bytes()
+    thresholds = [[row["threshold"] for row in each.read()["history"]] for each in read]
+    assert thresholds[0] == thresholds[1]
+    assert thresholds[0][-1] != 1.0
+
+
 def test_an_interrupted_run_on_shuffled_data_ends_as_if_it_never_stopped(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

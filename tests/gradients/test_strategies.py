@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import deniable
-from deniable.gradients import contributions, convolution, fallback, strategies
-from deniable.gradients.contributions import Outer
+from deniable.gradients import convolution, fallback, outer, strategies
 from deniable.gradients.convolution import Convolution
+from deniable.gradients.outer import Outer
 from deniable.grouping import Unit
 from gradients.networks import CASES, Case, images
 from oracles.gradients import clipped_means, gradients_of_rows, relative_error
@@ -28,8 +28,8 @@ pytestmark = [
 
 NORM = 0.3
 UNITS, VIEWS = 37, 2
-PRODUCTS = ["gram", "instantiate", "turned"]
-CONVOLUTIONS = ["grouped", "swapped", "offsets", "patches"]
+PRODUCTS = ["gram", "instantiate", "turned", "streamed"]
+CONVOLUTIONS = ["grouped", "swapped", "offsets", "patches", "streamed patches"]
 # Units drawn, and rows of one piece.
 DRAWN = [(0, None), (1, None), (2, None), (UNITS, None), (UNITS, 8)]
 
@@ -132,7 +132,7 @@ def test_a_tight_budget_changes_nothing(case: Case, monkeypatch: pytest.MonkeyPa
     Pitfall: users 5.
     """
     for module, budget in [
-        (contributions, "GRAM_ELEMENTS"), (convolution, "GRAM_ELEMENTS"),
+        (outer, "GRAM_ELEMENTS"), (convolution, "GRAM_ELEMENTS"),
         (convolution, "PATCH_ELEMENTS"), (fallback, "_CHUNK_ELEMENTS"),
         (strategies, "DENSE_ELEMENTS"),
     ]:  # fmt: skip

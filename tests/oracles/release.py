@@ -29,7 +29,7 @@ def released_sum(
     model: nn.Module,
     batch: Sequence[Tensor],
     loss: Loss,
-    norm: float,
+    bound: float | deniable.Bound,
     *,
     rows: int | None = None,
     per_row: bool = False,
@@ -43,7 +43,7 @@ def released_sum(
         model: to train; it stays as it is.
         batch: the data set.
         loss: called as `loss(model, *piece)`.
-        norm: the bound's.
+        bound: what limits each unit, or the norm of `Clip`.
         rows: of one piece.
         per_row: the loss is a vector, one a row.
         unit: what is bounded; a row if not given.
@@ -59,7 +59,8 @@ def released_sum(
         examples=units, batch_size=units, steps=1, noise_multiplier=0.0, delta=1e-3
     )
     seed = None if strategy is None else 0
-    private = deniable.attach(model, optimizer, plan, deniable.Clip(norm), unit=unit, seed=seed)
+    bound = bound if isinstance(bound, deniable.Bound) else deniable.Clip(bound)
+    private = deniable.attach(model, optimizer, plan, bound, unit=unit, seed=seed)
     private._source.sampling.draw = lambda: np.arange(units if drawn is None else drawn)
     private._capture.chooser.force = strategy
     for piece in private.batches(tuple(batch), rows=rows):

@@ -54,3 +54,11 @@ def test_the_gravest_comes_first(run: dict[str, Any]) -> None:
         "The noise came from a seed",
         "Interrupted at step 3,510 of 3,510",
     ]
+
+
+def test_an_epsilon_by_a_convention_that_is_no_guarantee_is_said_to_be_that(
+    run: dict[str, Any], statement: Statement
+) -> None:
+    run["results"]["nominal"] = {"epsilon": 0.5, "says": "Nominal, not a guarantee: ..."}
+    [title] = titles(run, statement)
+    assert title == "By the convention of its source, this bound would print another epsilon"

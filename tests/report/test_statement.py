@@ -9,7 +9,9 @@ from deniable.events import (
     ComposedEvent,
     Event,
     GaussianEvent,
+    LaplaceEvent,
     PoissonSampledEvent,
+    PureEvent,
     SelfComposedEvent,
 )
 from deniable.ledger import Ledger
@@ -75,3 +77,12 @@ def test_releases_are_counted_like_with_like() -> None:
         Releases(3, GaussianEvent, None, 2.0),
     )
     assert releases(ComposedEvent(())) == ()
+
+
+def test_releases_of_every_kind_are_said_in_words() -> None:
+    event = ComposedEvent((STEP, LaplaceEvent(2.0), PureEvent(0.25), PureEvent(0.25)))
+    sampled, laplace, choices = releases(event)
+    assert sampled.in_words.startswith("1 sums with Gaussian noise of 4 times")
+    assert laplace.in_words.startswith("1 sums with Laplace noise of 2 times")
+    assert choices.in_words == "2 private choices at epsilon 0.25 each"
+    assert all("all the data" in each.batches for each in (laplace, choices))

@@ -13,6 +13,7 @@ from deniable.accounting.composition import (
 from deniable.accounting.curve import privacy_curve
 from deniable.accounting.meter import Meter
 from deniable.accounting.moments import MomentsAccountant
+from deniable.accounting.nominal import nominal_event, nominal_spent
 from deniable.accounting.pld import PldAccountant
 from deniable.accounting.rdp import RdpAccountant
 
@@ -29,6 +30,8 @@ __all__ = [
     "StrongAccountant",
     "most_for",
     "noise_multiplier_for",
+    "nominal_event",
+    "nominal_spent",
     "privacy_curve",
     "spent",
     "steps_for",

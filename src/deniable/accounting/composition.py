@@ -1,8 +1,8 @@
 """The composition theorems: all that they know of one release is its (epsilon, delta).
 
-Each release gets a share of delta and costs the epsilon that its noise has there; the theorems say
-what they cost together. What is lost is everything else about the noise, which the accountants of
-`moments`, `rdp` and `pld` keep.
+Each release gets a share of delta and costs the epsilon that its noise has there (one with delta 0
+needs no share); the theorems say what they cost together. What is lost is everything else about the
+noise, which the accountants of `moments`, `rdp` and `pld` keep.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from deniable.accounting.gaussian import gaussian_epsilon
 from deniable.accounting.sampled import pairs
-from deniable.accounting.tally import SingleEvent, check_delta, is_noiseless, tally
+from deniable.accounting.tally import SingleEvent, check_delta, is_noiseless, is_pure, tally
 from deniable.events import Event
 
 if TYPE_CHECKING:
@@ -122,11 +122,12 @@ class _Releases:
 
     rate: Array
     noise: Array
+    pure: Array
     count: Array
 
     @classmethod
     def of(cls, counts: Counter[SingleEvent]) -> _Releases:
-        rows = [(*_worst(event), count) for event, count in counts.items()]
+        rows = [(*_worst(event), is_pure(event), count) for event, count in counts.items()]
         return cls(*np.array(rows, float).T[..., None])
 
     def shares(self, delta: float) -> Array:
@@ -134,8 +135,18 @@ class _Releases:
 
         In proportion to 1 / noise, which is close to the cheapest way to share it out.
         """
-        shares: Array = delta / self.noise / np.sum(self.count / self.noise)
+        weights = np.where(self.pure, 0, 1 / self.noise)
+        shares: Array = delta * weights / (np.sum(self.count * weights) or 1)
         return shares
+
+    def epsilons(self, shares: Array) -> Array:
+        """What one release of each kind costs at its share of delta."""
+        found: Array = np.where(
+            self.pure,
+            1 / self.noise,
+            gaussian_epsilon(self.noise, np.where(self.pure, 0.5, shares)),
+        )
+        return found
 
 
 def _worst(event: SingleEvent) -> tuple[float, float]:
@@ -154,17 +165,17 @@ def _composed(event: Event, delta: float, theorem: Callable[[_Releases, float], 
 
 
 def _basic(releases: _Releases, delta: float) -> float:
-    return float(np.sum(releases.count * gaussian_epsilon(releases.noise, releases.shares(delta))))
+    return float(np.sum(releases.count * releases.epsilons(releases.shares(delta))))
 
 
 def _strong(releases: _Releases, delta: float) -> float:
     shares = releases.shares(delta) * SPLITS
-    return _kairouz(gaussian_epsilon(releases.noise, shares), releases.count, delta)
+    return _kairouz(releases.epsilons(shares), releases.count, delta)
 
 
 def _amplified(releases: _Releases, delta: float) -> float:
     shares = releases.shares(delta) * SPLITS / releases.rate
-    sampled = _sampled(gaussian_epsilon(releases.noise, shares), releases.rate)
+    sampled = _sampled(releases.epsilons(shares), releases.rate)
     return _kairouz(sampled, releases.count, delta)
 
 

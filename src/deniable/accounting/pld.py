@@ -128,6 +128,8 @@ def _variance(counts: Counter[SingleEvent]) -> float:
 def _loss_variance(pair: sampled.Pair) -> float:
     """The variance of the privacy loss of one release, roughly."""
     full = pair.noise**-2
+    if pair.kind in ("laplace", "pure"):
+        return full
     exponent = min(full, 100.0)
     if pair.kind == "replaced":
         return min(4 * full, 4 * pair.rate**2 * math.sinh(exponent))
@@ -136,6 +138,8 @@ def _loss_variance(pair: sampled.Pair) -> float:
 
 def _loss(pair: sampled.Pair, deviations: float) -> float:
     """The privacy loss of one release where the noise is so many standard deviations out."""
+    if pair.kind in ("laplace", "pure"):
+        return 1 / pair.noise
     full = deviations / pair.noise + pair.noise**-2 / 2
     return full if full > 100 else math.log1p(pair.rate * math.expm1(full))
 

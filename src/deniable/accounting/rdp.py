@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deniable.accounting.sampled import pairs
-from deniable.accounting.tally import SingleEvent, check_delta, is_noiseless, tally
+from deniable.accounting.tally import (
+    SingleEvent,
+    check_delta,
+    is_noiseless,
+    is_pure,
+    noise_of,
+    tally,
+)
 from deniable.events import Event
 
 if TYPE_CHECKING:
@@ -37,7 +44,8 @@ class RdpAccountant:
     Source: Mironov, Talwar & Zhang, 2019, "Renyi Differential Privacy of the Sampled Gaussian
     Mechanism", section 3.3; conversion: Canonne, Kamath & Steinke, 2020, "The Discrete Gaussian",
     proposition 12. Computed by dp-accounting; `sampled` says what one release tells under each
-    sampling and relation.
+    sampling and relation. Laplace noise: Mironov, 2017, "Renyi Differential Privacy", table II; a
+    release of which only epsilon is known: the same, for randomised response.
     """
 
     name = "rdp"
@@ -64,7 +72,10 @@ class RdpAccountant:
         from dp_accounting.rdp import compute_epsilon
 
         divergences = sum(count * _divergences(each) for each, count in counts.items())
-        return float(compute_epsilon(ORDERS, divergences, delta)[0])
+        found = float(compute_epsilon(ORDERS, divergences, delta)[0])
+        if all(is_pure(each) for each in counts):  # whose epsilons may as well be added up
+            found = min(found, sum(count / noise_of(each) for each, count in counts.items()))
+        return found
 
 
 @functools.lru_cache(maxsize=256)
@@ -134,7 +145,32 @@ def _replaced(rate: float, noise: float) -> NDArray[np.float64]:
     return found
 
 
-_OF_KIND = {"added": _added, "displaced": _displaced, "replaced": _replaced}
+def _laplace(_: float, noise: float) -> NDArray[np.float64]:
+    up = np.log(_ORDERS / (2 * _ORDERS - 1)) + (_ORDERS - 1) / noise
+    down = np.log((_ORDERS - 1) / (2 * _ORDERS - 1)) - _ORDERS / noise
+    return _at_most(1 / noise, np.logaddexp(up, down))
+
+
+def _pure(_: float, noise: float) -> NDArray[np.float64]:
+    epsilon = 1 / noise
+    both = np.logaddexp(_ORDERS * epsilon, (1 - _ORDERS) * epsilon)
+    return _at_most(epsilon, both - np.logaddexp(0, epsilon))
+
+
+def _at_most(epsilon: float, logarithms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divergences from logarithms of moments: no divergence exceeds epsilon."""
+    rounding = ROUNDING * (1 + _ORDERS * epsilon / (_ORDERS - 1))
+    found: NDArray[np.float64] = np.clip(logarithms / (_ORDERS - 1), 0, epsilon) + rounding
+    return np.minimum(found, epsilon)
+
+
+_OF_KIND = {
+    "added": _added,
+    "displaced": _displaced,
+    "replaced": _replaced,
+    "laplace": _laplace,
+    "pure": _pure,
+}
 
 
 @contextmanager

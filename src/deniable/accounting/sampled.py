@@ -20,10 +20,20 @@ who is kept pushes another out, and the sum moves by 2 where it moved by 1. An o
 which of the two it was sees a mixture of both losses, which bounds the truth. The probability that
 there is no room is taken for as many others as there are examples, and `q` for that of being kept:
 both are upper bounds, for a data set with one unit more or one less.
+
+Two releases are on all data, with delta 0 and epsilon `1 / s`:
+
+- *Laplace*: a Laplace density of scale `s` around 0, and around 1. A sum that moves by 1 in L1 norm
+  moves each of its coordinates by a part of that, and the parts together tell no more than one
+  coordinate that moves by all of it: of two, with `e` for epsilon and moves `u` and `v <= u`, delta
+  is `1 - exp((e - u - v) / 2) * (1 + w)` with some `w >= 0`, against the same without `w`.
+- *Pure*: two answers of which one is `exp(1 / s)` times as likely as the other, either way round.
+  No other release of that epsilon tells more (Kairouz, Oh & Viswanath, 2015, theorem 2.1).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -33,7 +43,9 @@ from deniable.accounting.tally import SingleEvent
 from deniable.errors import UnknownEventError
 from deniable.events import (
     GaussianEvent,
+    LaplaceEvent,
     PoissonSampledEvent,
+    PureEvent,
     SampledWithoutReplacementEvent,
     TruncatedPoissonSampledEvent,
 )
@@ -53,7 +65,7 @@ class Pair:
         noise: `s`.
     """
 
-    kind: Literal["added", "replaced", "displaced"]
+    kind: Literal["added", "replaced", "displaced", "laplace", "pure"]
     rate: float
     noise: float
 
@@ -70,6 +82,10 @@ def pairs(event: SingleEvent) -> list[tuple[float, Pair]]:
     match event:
         case GaussianEvent(noise):
             return [(1.0, Pair("added", 1.0, noise))]
+        case LaplaceEvent(noise):
+            return [(1.0, Pair("laplace", 1.0, noise))]
+        case PureEvent(epsilon):
+            return [(1.0, Pair("pure", 1.0, 1 / epsilon))]
         case PoissonSampledEvent(rate, GaussianEvent(noise, Neighbouring.ADD_OR_REMOVE)):
             return [(1.0, Pair("added", rate, noise))]
         case PoissonSampledEvent(rate, GaussianEvent(noise, Neighbouring.REPLACE)):
@@ -107,10 +123,17 @@ def _no_room(event: TruncatedPoissonSampledEvent) -> float:
 
 def _losses(pair: Pair, interval: float) -> PrivacyLossDistribution:
     from dp_accounting import NeighboringRelation
-    from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
+    from dp_accounting.pld.privacy_loss_distribution import (
+        from_gaussian_mechanism,
+        from_laplace_mechanism,
+    )
 
     if pair.kind == "displaced":
         return _displaced(pair, interval)
+    if pair.kind == "laplace":
+        return from_laplace_mechanism(pair.noise, value_discretization_interval=interval)
+    if pair.kind == "pure":
+        return _pure(1 / pair.noise, interval)
     added = pair.kind == "added"
     return from_gaussian_mechanism(
         pair.noise,
@@ -120,6 +143,19 @@ def _losses(pair: Pair, interval: float) -> PrivacyLossDistribution:
         if added
         else NeighboringRelation.REPLACE_ONE,
     )
+
+
+def _pure(epsilon: float, interval: float) -> PrivacyLossDistribution:
+    from dp_accounting.pld.pld_pmf import create_pmf_pessimistic_connect_dots
+    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
+
+    highest = math.ceil(epsilon / interval)
+    grid = np.arange(-highest, highest + 1)
+    at = grid * interval
+    # (exp(epsilon) - exp(at)) / (1 + exp(epsilon)), and below -epsilon, 1 - exp(at)
+    likelier = -np.expm1(np.minimum(at - epsilon, 0)) / (1 + math.exp(-epsilon))
+    divergences = np.maximum(likelier, -np.expm1(np.minimum(at, 0)))
+    return PrivacyLossDistribution(create_pmf_pessimistic_connect_dots(interval, grid, divergences))
 
 
 def _displaced(pair: Pair, interval: float) -> PrivacyLossDistribution:

@@ -9,19 +9,22 @@ from deniable.errors import AccountingError, UnknownEventError
 from deniable.events import (
     Event,
     GaussianEvent,
+    LaplaceEvent,
     OwnLoaderEvent,
     PoissonSampledEvent,
+    PureEvent,
     SampledWithoutReplacementEvent,
     ShuffledEvent,
     TruncatedPoissonSampledEvent,
-    gaussian_in,
+    UnsampledEvent,
     neighbouring_of,
     singles,
+    unsampled,
 )
 from deniable.units import Neighbouring
 
 SingleEvent = (
-    GaussianEvent
+    UnsampledEvent
     | PoissonSampledEvent
     | TruncatedPoissonSampledEvent
     | SampledWithoutReplacementEvent
@@ -35,7 +38,7 @@ LEAST_NOISE, MOST_NOISE = 1e-4, 1e7
 def tally(event: Event) -> Counter[SingleEvent]:
     """How often each single release occurs in `event`; composition does not depend on the order.
 
-    - Releases that depend on no data (a sampling rate of 0) are left out.
+    - Releases that depend on no data (a sampling rate or an epsilon of 0) are left out.
     - A batch of all data, or of the user's own loader, is a Gaussian release on all data, and an
       epoch of shuffled batches is one.
     - Where any part is stated under replacement, all of it is.
@@ -58,25 +61,28 @@ def tally(event: Event) -> Counter[SingleEvent]:
                 epochs.add(each)
             case OwnLoaderEvent(inner):
                 counts[_under(neighbouring, inner)] += times
-            case PoissonSampledEvent(0) | TruncatedPoissonSampledEvent(_, 0):
+            case PoissonSampledEvent(0) | TruncatedPoissonSampledEvent(_, 0) | PureEvent(0):
                 pass
             case PoissonSampledEvent(1, inner):
                 counts[_under(neighbouring, inner)] += times
             case SampledWithoutReplacementEvent(examples, size, inner) if size == examples:
                 counts[_under(neighbouring, inner)] += times
-            case GaussianEvent():
+            case GaussianEvent() | LaplaceEvent() | PureEvent():
                 counts[_under(neighbouring, each)] += times
             case _:
-                counts[replace(each, event=_under(neighbouring, each.event))] += times
+                under = _under(neighbouring, each.event)
+                assert isinstance(under, GaussianEvent)
+                counts[replace(each, event=under)] += times
     return counts
 
 
-def _under(neighbouring: Neighbouring, event: GaussianEvent) -> GaussianEvent:
+def _under(neighbouring: Neighbouring, event: UnsampledEvent) -> UnsampledEvent:
     """The same noise, at most `MOST_NOISE`, over the sensitivity of the given relation."""
-    noise = event.noise_multiplier
+    noise = noise_of(event)
     if event.neighbouring is not neighbouring:
         noise /= 2  # replacement moves the sum twice as far
-    return GaussianEvent(min(noise, MOST_NOISE), neighbouring)
+    noise = min(noise, MOST_NOISE)
+    return type(event)(1 / noise if isinstance(event, PureEvent) else noise, neighbouring)
 
 
 def split(event: SingleEvent) -> tuple[float, float]:
@@ -98,8 +104,17 @@ def split(event: SingleEvent) -> tuple[float, float]:
 
 
 def noise_of(event: SingleEvent) -> float:
-    """The noise multiplier of a release, for the relation that it is stated under."""
-    return gaussian_in(event).noise_multiplier
+    """The noise multiplier of a release, for the relation that it is stated under.
+
+    Of one of which only epsilon is known, that of the Laplace noise which would have it.
+    """
+    released = unsampled(event)
+    return 1 / released.epsilon if isinstance(released, PureEvent) else released.noise_multiplier
+
+
+def is_pure(event: SingleEvent) -> bool:
+    """Whether a release is private with delta 0, at epsilon `1 / noise_of(event)`."""
+    return isinstance(event, LaplaceEvent | PureEvent)
 
 
 def is_noiseless(counts: Counter[SingleEvent]) -> bool:

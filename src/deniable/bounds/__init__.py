@@ -1,5 +1,6 @@
 """Bounds: per-unit gradients in, one sum with a sensitivity out. One file a bound."""
 
+from deniable.bounds.adaptive import AdaptiveClip
 from deniable.bounds.automatic import AutomaticClip
 from deniable.bounds.base import Bound, Gradients, Limited, Observed
 from deniable.bounds.chain import Chain
@@ -8,6 +9,7 @@ from deniable.bounds.per_layer import PerLayerClip
 from deniable.bounds.tanh import Tanh
 
 __all__ = [
+    "AdaptiveClip",
     "AutomaticClip",
     "Bound",
     "Chain",

@@ -22,12 +22,10 @@ from rich.progress import (
 )
 
 from deniable import words
-from deniable.accounting import privacy_curve
-from deniable.units import Sensitivity
+from deniable.accounting import nominal_spent, privacy_curve
 
 if TYPE_CHECKING:
     from deniable.data import Progress as Downloaded
-    from deniable.plan import Plan
     from deniable.training import Moment, Run
     from deniable.training.loop import Watch
 
@@ -44,14 +42,16 @@ SEEDED = (
 def opening(run: Run) -> str:
     """The first lines of a run: what is trained, why batches vary, what epsilon bounds."""
     plan, record = run.private.plan, run.record
+    sensitivity = record["bound"]["sensitivity"]
     examples, tested = len(run.train[0]), len(run.test[0])
     lines = [
         f"{record['data']['name']}: {examples:,} training examples, {tested:,} test examples. "
         f"{record['model']['name']} with {record['model']['parameters']:,} parameters, "
         f"{run.settings.optimizer} at learning rate {run.settings.lr:g}, on {run.device}.",
         plan.sampler().in_words,
-        f"{plan.steps:,} steps, each a sum of gradients clipped to norm {run.settings.clip:g} "
-        f"under noise of {_over_norm(plan):.4g} times that norm.",
+        f"{plan.steps:,} steps, each a sum of gradients {record['bound']['in_words']}, which one "
+        f"example can move by {sensitivity:.4g}, under noise of standard deviation "
+        f"{plan.noise_multiplier * sensitivity:.4g}.",
     ]
     if run.is_private:
         lines += [
@@ -59,6 +59,9 @@ def opening(run: Run) -> str:
             f"({plan.neighbouring}: of two data sets, {plan.neighbouring.in_words}).",
             "What that means: " + " ".join(words.meaning(privacy_curve(plan.event))),
         ]
+        nominal = nominal_spent(plan.event, plan.delta, record["bound"], plan.accountant)
+        if nominal is not None:
+            lines.append(_nominal(nominal.epsilon, nominal.notes[-1]))
     else:
         lines.append(NOT_PRIVATE)
     if run.record["seeded"] and run.is_private:
@@ -69,9 +72,9 @@ def opening(run: Run) -> str:
     return "\n".join(lines)
 
 
-def _over_norm(plan: Plan) -> float:
-    """The noise over the clip norm, which is how far one example moves the sum, or half of it."""
-    return plan.noise_multiplier * Sensitivity(1.0).under(plan.neighbouring).value
+def _nominal(epsilon: float | None, says: str) -> str:
+    """An epsilon that is no guarantee, with the sentence that says so first."""
+    return f"{says} By that count, epsilon would be {words.rounded_up(epsilon)}."
 
 
 def resume_command(path: Path) -> str:
@@ -96,6 +99,8 @@ def closing(record: Mapping[str, Any]) -> str:
             f"{results['delta']:g}{seeded}"
         )
         lines += results.get("notes", [])
+        if nominal := results.get("nominal"):
+            lines.append(_nominal(nominal["epsilon"], nominal["says"]))
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,12 +13,17 @@ from rich.console import Console
 from rich.table import Table
 
 from deniable import words
-from deniable.accounting import privacy_curve
+from deniable.accounting import nominal_event, privacy_curve, spent
 from deniable.cli import claim
-from deniable.events import notes, to_json
+from deniable.events import ComposedEvent, notes, to_json
 from deniable.ledger import Ledger, RunRecord
 from deniable.report.statement import releases
 from deniable.runfolder import RunFolder
+
+NOMINAL = (
+    "The nominal epsilon is not a guarantee: it counts as if no unit moved a sum by more than what "
+    "the source of the bound takes for its sensitivity, and one can move it further."
+)
 
 
 def spend_command(
@@ -42,6 +48,7 @@ def spend_command(
         records = [each for each in book.runs() if run in (None, each.run_id)]
     stated_at = _planned_delta(records) if delta is None else delta
     found = claim.claims(event, stated_at)
+    nominal = _nominal(records, stated_at)
     curve = privacy_curve(event)
     if as_json:
         values = {
@@ -50,6 +57,7 @@ def spend_command(
             "notes": list(notes(event)),
             "runs": [_record(each) for each in records],
             **claim.as_json(found, curve),
+            "nominal": None if nominal is None else {"epsilon": _finite(nominal), "says": NOMINAL},
         }
         typer.echo(json.dumps(values, allow_nan=False))
         return
@@ -60,11 +68,27 @@ def spend_command(
         "delta": f"{stated_at:g}",
         "neighbouring relation": ", ".join(relations) or words.ABSENT,
     }
-    console.print(claim.table("Together", rows | claim.epsilon_rows(found)))
+    rows |= claim.epsilon_rows(found)
+    if nominal is not None:
+        rows["epsilon, nominal (not a guarantee)"] = words.rounded_up(nominal)
+    console.print(claim.table("Together", rows))
     claim.explain(console, curve)
-    for note in notes(event):
+    for note in [*notes(event), *([NOMINAL] if nominal is not None else [])]:
         claim.say(console, note)
     claim.say(console, "Steps that a killed process had reserved count as released.")
+
+
+def _nominal(records: Sequence[RunRecord], delta: float) -> float | None:
+    """Epsilon as the sources of the runs' bounds would state it; None where that is what holds."""
+    described = [(each.event, each.description.get("bound") or {}) for each in records]
+    if not any("nominal_sensitivity" in bound for _, bound in described):
+        return None
+    events = tuple(nominal_event(event, bound) for event, bound in described)
+    return spent(ComposedEvent(events), delta).epsilon
+
+
+def _finite(epsilon: float) -> float | None:
+    return epsilon if math.isfinite(epsilon) else None
 
 
 def _planned_delta(records: Sequence[RunRecord]) -> float:
@@ -98,6 +122,6 @@ def _runs(records: Sequence[RunRecord]) -> Table:
                 record.opened[:16].replace("T", " "),
                 f"{each.count:,}",
                 rate,
-                f"{each.noise_multiplier:.6g}",
+                each.noise,
             )
     return made

@@ -38,7 +38,7 @@ def train_command(
     ] = None,
     optimizer: Annotated[
         str | None,
-        typer.Option(help="sgd, adam, adamw, adagrad, rmsprop or nadam [by data set]."),
+        typer.Option(help="sgd, adam, adam-bc, adamw, adagrad, rmsprop or nadam [by data set]."),
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate [by data set].")] = None,
     momentum: Annotated[
@@ -65,13 +65,33 @@ def train_command(
     noise_multiplier: Annotated[
         float | None,
         typer.Option(
-            help="Noise over the clip norm (under replace: over twice that), in place of epsilon; "
-            "0 is NOT private."
+            help="Noise over the sensitivity, which is the clip norm (under replace: twice that), "
+            "in place of epsilon; 0 is NOT private."
         ),
     ] = None,
     delta: Annotated[float | None, typer.Option(help="Delta of the guarantee [1e-5].")] = None,
+    bound: Annotated[
+        str,
+        typer.Option(
+            help="What limits one example's gradient: clip, per-layer, adaptive, automatic, tanh "
+            "or tanh-clip."
+        ),
+    ] = "clip",
     clip: Annotated[
-        float | None, typer.Option(help="Largest norm of one example's gradient [by data set].")
+        float | None,
+        typer.Option(
+            help="Largest norm of one example's gradient; of adaptive, at first [by data set]."
+        ),
+    ] = None,
+    quantile: Annotated[
+        float | None,
+        typer.Option(help="Share of gradients that adaptive leaves as they are [0.5]."),
+    ] = None,
+    output_range: Annotated[
+        float | None, typer.Option(help="Largest coordinate that tanh lets through [1].")
+    ] = None,
+    active_range: Annotated[
+        float | None, typer.Option(help="Coordinates up to which tanh is close to linear [1].")
     ] = None,
     seed: Annotated[
         int | None,
@@ -123,7 +143,11 @@ def train_command(
         epsilon=epsilon,
         noise_multiplier=noise_multiplier,
         delta=delta,
+        bound=bound,
         clip=clip,
+        quantile=quantile,
+        output_range=output_range,
+        active_range=active_range,
         seed=seed,
         secure=secure,
         device=device,

@@ -12,10 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deniable.gradients.contributions import GRAM_ELEMENTS, Contribution, Dense, accurate
+from deniable.gradients.contributions import (
+    Contribution,
+    Dense,
+    Kept,
+    Turned,
+    accurate,
+    formed,
+)
+from deniable.gradients.outer import GRAM_ELEMENTS
 
 # Patches are copied for so many elements at a time, which stay in the cache.
 PATCH_ELEMENTS = 1 << 19
+# A grouped convolution of more channels than this takes up to three times as long per channel.
+GROUPED_CHANNELS = 1 << 10
 
 
 @dataclass
@@ -77,15 +87,21 @@ class Convolution(Contribution):
         return self.input.shape[1] * math.prod(self.grad.shape[3:])
 
     def ways(self) -> dict[str, Callable[[], Contribution]]:
-        """Four ways to instantiate, and Gram matrices; with groups or positions, one way."""
+        """Four ways to instantiate, Gram matrices, and norms of gradients that are let go again.
+
+        With groups or positions, one way to instantiate.
+        """
+        size = math.prod(self.shape)
         if self.groups > 1 or self.input.shape[1] > 1:
-            return {"grouped": self.dense}
+            return {"grouped": self.dense, "streamed": lambda: Kept(self, size)}
         return {
             "gram": lambda: self,
             "grouped": self.dense,
             "swapped": self._swapped,
             "offsets": self._by_offset,
             "patches": self._by_patch,
+            "streamed": lambda: Kept(self, size),
+            "streamed patches": lambda: Kept(self, size, "patches"),
         }
 
     def counts(self) -> dict[str, float]:
@@ -103,8 +119,10 @@ class Convolution(Contribution):
             "grouped": one * (1 if positions > 200 else 4),
             "swapped": one * max(1.0, channels / 8),
             "offsets": one * 1.5 + 30 * patches,
-            "patches": one * 1.5 + 60 * patches,
+            "patches": one * 1.5 + 30 * patches,
         }
+        counts["streamed"] = counts["grouped"] + one
+        counts["streamed patches"] = counts["patches"] + one
         return {way: counts[way] + 3 * size for way in self.ways()}
 
     def kind(self) -> tuple[Any, ...]:
@@ -116,16 +134,24 @@ class Convolution(Contribution):
         )  # fmt: skip
 
     def dense(self) -> Dense:
-        """One grouped weight gradient, in which every unit and position has its own groups."""
-        n, positions = self.input.shape[:2]
-        folded = n * positions
-        gradient = self._weight_gradient(
-            self.input.reshape(1, -1, *self.input.shape[3:]),
-            self.grad.reshape(1, -1, *self.grad.shape[3:]),
-            folded,
-        )
-        values = gradient.view(n, positions, *self.shape)
-        return Dense(values[:, 0] if positions == 1 else accurate(values).sum(1))
+        """Grouped weight gradients, in which every unit and position has its own groups."""
+        positions, channels = self.input.shape[1:3]
+
+        def form(some: slice, out: Tensor) -> None:
+            input, grad = self.input[some], self.grad[some]
+            gradient = self._weight_gradient(
+                input.reshape(1, -1, *input.shape[3:]),
+                grad.reshape(1, -1, *grad.shape[3:]),
+                len(grad) * positions,
+            ).view(-1, positions, *self.shape)
+            out.copy_(gradient[:, 0] if positions == 1 else gradient.sum(1))
+
+        at_once = max(1, GROUPED_CHANNELS // (positions * channels))
+        return Dense.of(*formed(self.grad, self.shape, self._at_once(at_once), form))
+
+    def _at_once(self, units: int) -> int:
+        """So many units at once on the CPU, where caches are small; elsewhere all of them."""
+        return units if self.grad.device.type == "cpu" else max(1, len(self.grad))
 
     def _swapped(self) -> Dense:
         """The weight gradient as a forward convolution whose kernel is the output gradient."""
@@ -156,24 +182,40 @@ class Convolution(Contribution):
         d = len(kernel)
         return Dense(values.permute(d, d + 1, d + 2, *range(d)).contiguous())
 
-    def _by_patch(self) -> Dense:
-        """One batched matrix product with the patches copied side by side."""
-        n, _, channels, *_ = self.input.shape
-        x, kernel, out = self._padded().contiguous(), self.shape[2:], self.grad.shape[3:]
-        strides = x.stride()
-        steps = [stride * each for stride, each in zip(strides[2:], self.stride, strict=True)]
-        taps = [stride * each for stride, each in zip(strides[2:], self.dilation, strict=True)]
-        windows = x.as_strided(
-            (n, *out, channels, *kernel), (strides[0], *steps, strides[1], *taps)
-        )
-        g, positions, size = self.grad[:, 0].flatten(2), math.prod(out), math.prod(self.shape[1:])
-        values = g.new_empty(n, self.shape[0], size)
-        chunk = max(1, PATCH_ELEMENTS // (positions * size))
-        for start in range(0, n, chunk):
-            some = slice(start, start + chunk)
-            patches = windows[some].reshape(-1, positions, size)
-            torch.bmm(g[some], patches, out=values[some])
-        return Dense(values.view(n, *self.shape))
+    def _by_patch(self) -> Turned:
+        """One batched matrix product with the patches copied side by side.
+
+        Channels come last, so that a patch is a few long runs of memory.
+        """
+        kernel, out = self.shape[2:], self.grad.shape[3:]
+        channels, positions, size = self.shape[1], math.prod(out), math.prod(self.shape[1:])
+        grad = self.grad[:, 0].flatten(2)
+
+        def form(some: slice, values: Tensor) -> None:
+            x = self._channels_last(some)
+            strides = x.stride()
+            steps = [stride * each for stride, each in zip(strides[1:], self.stride, strict=False)]
+            taps = [stride * each for stride, each in zip(strides[1:], self.dilation, strict=False)]
+            windows = x.as_strided(
+                (len(x), *out, *kernel, channels), (strides[0], *steps, *taps, 1)
+            )
+            torch.bmm(grad[some], windows.reshape(-1, positions, size), out=values.flatten(2))
+
+        at_once = self._at_once(max(1, PATCH_ELEMENTS // (positions * size)))
+        values, norms = formed(self.grad, (self.shape[0], *kernel, channels), at_once, form)
+        d = len(kernel)
+        return Turned.of(values, norms, (0, d + 1, *range(1, d + 1)), self.shape)
+
+    def _channels_last(self, some: slice) -> Tensor:
+        """The padded input of some units as `(units, *spatial, C)`."""
+        x = self.input[some, 0].movedim(1, -1)
+        if not any(self.padding):
+            return x.contiguous()
+        sizes = zip(x.shape[1:-1], self.padding, strict=True)
+        padded = x.new_zeros(len(x), *(size + 2 * pad for size, pad in sizes), x.shape[-1])
+        inner = [slice(pad, pad + n) for pad, n in zip(self.padding, x.shape[1:-1], strict=True)]
+        padded[(slice(None), *inner)] = x
+        return padded
 
     def _padded(self) -> Tensor:
         x = self.input[:, 0]
@@ -240,6 +282,10 @@ class Convolution(Contribution):
     def some(self, start: int, stop: int) -> Convolution:
         """See `Contribution.some`."""
         return replace(self, input=self.input[start:stop], grad=self.grad[start:stop])
+
+    def held(self) -> int:
+        """See `Contribution.held`."""
+        return self.input.nbytes + self.grad.nbytes
 
     def only(self, keep: Tensor) -> Convolution:
         """See `Contribution.only`."""

@@ -20,12 +20,15 @@ class PerUnitGradients:
         parameters: every bound parameter's value, by name: shapes, dtypes and devices.
         contributions: by name; a parameter that the batch did not use is absent (gradient zero).
         scale: what every gradient is multiplied by (the batch size, to undo a mean loss).
+        keep: a mask of the units that count, where some do not: their gradients are exactly zero.
+            It is applied to one parameter at a time, when that is summed.
     """
 
     units: int
     parameters: dict[str, Tensor]
     contributions: dict[str, Contribution]
     scale: float = 1.0
+    keep: Tensor | None = None
     _norms: Tensor | None = field(default=None, init=False, repr=False)
 
     def squared_norms(self) -> dict[str, Tensor]:
@@ -48,7 +51,15 @@ class PerUnitGradients:
         return total.sqrt() * self.scale
 
     def _raw_norms(self) -> dict[str, Tensor]:
-        return {name: each.squared_norms() for name, each in self.contributions.items()}
+        raw = {name: each.squared_norms() for name, each in self.contributions.items()}
+        return {name: self._masked(each) for name, each in raw.items()}
+
+    def _masked(self, values: Tensor, units: slice = slice(None)) -> Tensor:
+        """Values of some units, `(units, ...)`, zero for those that do not count."""
+        if self.keep is None:
+            return values
+        keep = self.keep[units].to(values.device)
+        return torch.where(keep.view(-1, *([1] * (values.ndim - 1))), values, 0)
 
     def weighted_sum(self, weights: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`sum_i weights[i] * gradient_i` for every parameter; zeros for those not used.
@@ -70,7 +81,10 @@ class PerUnitGradients:
         if weights is None or not self.units:
             dtype = value.dtype if value.dtype == torch.float64 else torch.float32
             return torch.zeros_like(value, dtype=dtype)
-        return self.contributions[name].weighted_sum(weights)
+        contribution = self.contributions[name]
+        if self.keep is not None:
+            contribution = contribution.only(self.keep.to(contribution.lead.device))
+        return contribution.weighted_sum(weights)
 
     def stream(self, name: str) -> Iterator[tuple[slice, Tensor]]:
         """One gradient per unit for one parameter, a few units at a time; fresh tensors.
@@ -82,7 +96,7 @@ class PerUnitGradients:
         contribution = self.contributions.get(name)
         if contribution is not None:
             for units, values in contribution.stream(self.parameters[name].numel()):
-                yield units, values * self.scale
+                yield units, self._masked(values * self.scale, units)
 
     def instantiate(self, name: str) -> Tensor:
         """One gradient per unit for one parameter, shape `(units, *parameter.shape)`."""
@@ -90,9 +104,9 @@ class PerUnitGradients:
         contribution = self.contributions.get(name)
         if contribution is None:
             return value.new_zeros(self.units, *value.shape)
-        return contribution.dense().values * self.scale
+        return self._masked(contribution.dense().values * self.scale)
 
     def only(self, keep: Tensor) -> PerUnitGradients:
         """The same gradients with every unit outside the mask `keep` set to exactly zero."""
-        kept = {name: each.masked(keep) for name, each in self.contributions.items()}
-        return PerUnitGradients(self.units, self.parameters, kept, self.scale)
+        both = keep if self.keep is None else self.keep & keep
+        return PerUnitGradients(self.units, self.parameters, self.contributions, self.scale, both)

@@ -8,9 +8,11 @@ time, so it counts multiplications instead.
 from __future__ import annotations
 
 import math
+import mmap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +25,10 @@ DENSE_ELEMENTS = 1 << 26
 # A way that takes this many times the multiplications of another is not worth trying.
 HOPELESS = 12
 REPETITIONS = 4
+# Ways are tried on so many units that their gradients have so many elements together.
+TRIED_ELEMENTS, LEAST_TRIED = 1 << 22, 8
+# What keeps the factors, however large the gradients are.
+_FACTORED = ("gram", "streamed")
 _SWEEP = 1 << 23  # float32 values, more than a cache holds
 
 Kind = tuple[Any, ...]
@@ -75,28 +81,29 @@ class Chooser:
             return ways[self.force]()
         if len(ways) == 1:
             return next(iter(ways.values()))()
-        if units * size > DENSE_ELEMENTS and "gram" in ways:
-            return ways["gram"]()
-        key = contribution.kind()
+        large = units * size > DENSE_ELEMENTS
+        key = (*contribution.kind(), "large") if large else contribution.kind()
         choice = self.choices.get(key)
         if choice is None:
-            choice = self.choices[key] = self._choose(contribution)
+            choice = self.choices[key] = self._choose(contribution, large, size)
         return ways[choice.way]()
 
-    def _choose(self, contribution: Contribution) -> Choice:
+    def _choose(self, contribution: Contribution, large: bool, size: int) -> Choice:
         counts = contribution.counts()
+        if large:
+            counts = {way: count for way, count in counts.items() if way.startswith(_FACTORED)}
         least = min(counts.values())
         if not self.measure:
             return Choice(min(counts, key=lambda way: counts[way]))
-        ways = {
-            name: way
-            for name, way in contribution.ways().items()
-            if counts[name] <= HOPELESS * least
-        }
+        names = [name for name, count in counts.items() if count <= HOPELESS * least]
+        n = len(contribution.lead)
+        some = contribution.some(0, max(LEAST_TRIED, TRIED_ELEMENTS // size))
+        ways = {name: way for name, way in some.ways().items() if name in names}
         took, sweep = dict.fromkeys(ways, math.inf), torch.empty(_SWEEP)
         for _ in range(REPETITIONS):  # in turns, so that a busy moment hits all alike
             for name, way in ways.items():
-                took[name] = min(took[name], _milliseconds(way, sweep))
+                some._norms = None
+                took[name] = min(took[name], _milliseconds(way, sweep) * n / len(some.lead))
         return Choice(min(took, key=lambda name: took[name]), took)
 
     def state(self) -> list[dict[str, Any]]:
@@ -129,17 +136,31 @@ def _as_kind(values: Any) -> Any:
 def _milliseconds(way: Callable[[], Contribution], sweep: Tensor) -> float:
     """How long norms and sum take together.
 
-    In training a whole backward pass lies between the two, so the sum finds a cold cache.
+    In training a whole backward pass lies between the two, so the sum finds a cold cache; and what
+    is held that long is memory which others have to get anew from the system.
     """
     started = time.perf_counter()
     form = way()
-    norms = form._squared_norms()
+    norms = form.squared_norms()
     _wait(norms)
     between = time.perf_counter()
     sweep.fill_(0)  # no new memory: the page faults would take longer than the ways
     resumed = time.perf_counter()
     _wait(form.weighted_sum(torch.ones_like(norms)))
-    return 1000 * ((between - started) + (time.perf_counter() - resumed))
+    seconds = (between - started) + (time.perf_counter() - resumed)
+    return 1000 * seconds + (0.0 if norms.is_cuda else form.held() * _new_memory())
+
+
+@cache
+def _new_memory() -> float:
+    """Milliseconds that a byte takes which the system has to provide: it comes zeroed, by pages."""
+    fresh = torch.frombuffer(mmap.mmap(-1, _SWEEP), dtype=torch.uint8)
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        fresh.fill_(1)
+        seconds.append(time.perf_counter() - started)
+    return 1000 * max(0.0, seconds[0] - seconds[1]) / _SWEEP
 
 
 def _wait(tensor: Tensor) -> None:

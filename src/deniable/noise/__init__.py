@@ -1,5 +1,6 @@
-"""Noise scaled to a sensitivity, and the generators that it is drawn from."""
+"""Noise scaled to a sensitivity, private choices, and the generators that noise is drawn from."""
 
+from deniable.noise.exponential import Exponential
 from deniable.noise.gaussian import Gaussian
 from deniable.noise.generators import (
     KeystreamGenerator,
@@ -7,11 +8,16 @@ from deniable.noise.generators import (
     PhiloxGenerator,
     noise_generator,
 )
+from deniable.noise.laplace import Laplace
+from deniable.noise.per_unit import per_unit
 
 __all__ = [
+    "Exponential",
     "Gaussian",
     "KeystreamGenerator",
+    "Laplace",
     "NoiseGenerator",
     "PhiloxGenerator",
     "noise_generator",
+    "per_unit",
 ]

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from deniable.events import GaussianEvent
 from deniable.noise.generators import NoiseGenerator
+from deniable.noise.scale import noisy_dtype, scale_for
 from deniable.units import BoundedSum, Neighbouring
 
-# Values of noise held at once, beside the sum that they are added to.
+# Values of noise in a wider dtype held at once, beside the sum that they are added to.
 _CHUNK: Final = 1 << 22
 
 
@@ -63,33 +64,15 @@ class Gaussian:
 
         Raises:
             TypeError: `bounded` is no `BoundedSum`, or a sum is not of real floating point.
-            ValueError: the sensitivity is for another relation, or the standard deviation is too
-                small or too large for float32.
+            ValueError: the sensitivity is for another relation or norm, or the standard deviation
+                is too small or too large for float32.
         """
-        if not isinstance(bounded, BoundedSum):
-            raise TypeError(
-                f"Noise needs a BoundedSum, got {type(bounded).__name__}: without a sensitivity it "
-                "cannot be scaled. Let a bound such as deniable.Clip make the sum."
-            )
-        if bounded.sensitivity.neighbouring is not self._event.neighbouring:
-            raise ValueError(
-                f"The noise is stated under {self._event.neighbouring.value}, the sensitivity "
-                f"under {bounded.sensitivity.neighbouring.value}: they differ by a factor of 2. "
-                "Use sensitivity.under(neighbouring)."
-            )
-        sigma, sensitivity = self._event.noise_multiplier, bounded.sensitivity.value
-        if sigma == 0 or sensitivity == 0:
+        deviation = scale_for(bounded, self._event.noise_multiplier, self._event.neighbouring, "L2")
+        if deviation == 0:
             return dict(bounded.sums)
-        deviation = sigma * sensitivity
-        limits = torch.finfo(torch.float32)
-        if not limits.tiny <= deviation <= limits.max:
-            raise ValueError(
-                f"The standard deviation {sigma:g} * {sensitivity:g} must be a normal float32, got "
-                f"{deviation:g}. Choose a bound on another scale."
-            )
         groups: defaultdict[tuple[torch.device, torch.dtype], list[str]] = defaultdict(list)
         for name, value in bounded.sums.items():
-            groups[value.device, _noisy_dtype(name, value)].append(name)
+            groups[value.device, noisy_dtype(name, value)].append(name)
         noisy: dict[str, Tensor] = {}
         for (_, dtype), names in groups.items():
             sums = [bounded.sums[name] for name in names]
@@ -101,21 +84,22 @@ def _add(
     sums: Sequence[Tensor], dtype: torch.dtype, deviation: float, generator: NoiseGenerator
 ) -> list[Tensor]:
     """The sums plus noise, as views of one new buffer."""
+    sizes, device = [each.numel() for each in sums], sums[0].device
     with torch.no_grad():
+        if torch.promote_types(dtype, generator.precision) == dtype:
+            noisy = _views(generator.normal((sum(sizes),), dtype=dtype, device=device), sums, sizes)
+            for each, noise in zip(sums, noisy, strict=True):
+                # Rounded once, or the low bits of the result would follow the sum.
+                torch.add(each, noise, alpha=deviation, out=noise)
+            return noisy
         flat = torch.cat([each.reshape(-1).to(dtype) for each in sums])
-        drawn = torch.promote_types(dtype, generator.precision)
         for part in torch.split(flat, _CHUNK):
-            noise = generator.normal(part.shape, dtype=drawn, device=flat.device)
+            noise = generator.normal(part.shape, dtype=generator.precision, device=device)
             # In the wider of the two dtypes, then rounded once to the sum's.
             part.add_(noise, alpha=deviation)
-        pieces = torch.split(flat, [each.numel() for each in sums])
-        return [piece.view(each.shape) for piece, each in zip(pieces, sums, strict=True)]
+        return _views(flat, sums, sizes)
 
 
-def _noisy_dtype(name: str, value: Tensor) -> torch.dtype:
-    if not value.dtype.is_floating_point:
-        raise TypeError(
-            f"Noise needs sums of real floating point, but {name!r} is {value.dtype}. Freeze that "
-            "parameter (requires_grad=False) or convert it."
-        )
-    return torch.promote_types(value.dtype, torch.float32)
+def _views(flat: Tensor, sums: Sequence[Tensor], sizes: list[int]) -> list[Tensor]:
+    pieces = torch.split(flat, sizes)
+    return [piece.view(each.shape) for piece, each in zip(pieces, sums, strict=True)]

@@ -10,7 +10,6 @@ from typing import Any, Final, Protocol
 import numpy as np
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from numpy.typing import NDArray
 from torch import Tensor
 
 from deniable.errors import CheckpointError
@@ -105,7 +104,8 @@ class KeystreamGenerator:
         self._zeros = memoryview(bytes(_PAIRS * 16))
         # The cipher asks for room for one more block than it writes.
         self._bytes = bytearray(_PAIRS * 16 + _BLOCK_BYTES)
-        self._words = np.frombuffer(self._bytes, np.int64)
+        self._words = torch.frombuffer(self._bytes, dtype=torch.int64)
+        self._low = torch.empty(2 * _PAIRS, dtype=torch.int64)
         self._go_to(_checked(key), 0)
 
     def normal(self, shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -113,9 +113,9 @@ class KeystreamGenerator:
         count = math.prod(shape)
         computed = torch.promote_types(_floating(dtype), self.precision)
         values = torch.empty(count + count % 2, dtype=computed)
-        array = values.numpy()
-        for start in range(0, len(array), 2 * _PAIRS):
-            self._fill(array[start : start + 2 * _PAIRS])
+        with torch.no_grad():
+            for part in torch.split(values, 2 * _PAIRS):
+                self._fill(part)
         return values[:count].view(tuple(shape)).to(device=device, dtype=dtype)
 
     def state(self) -> dict[str, Any]:
@@ -134,22 +134,27 @@ class KeystreamGenerator:
         except (KeyError, TypeError, ValueError, OverflowError) as problem:
             raise _damaged(problem) from problem
 
-    def _fill(self, out: NDArray[Any]) -> None:
+    def _fill(self, out: Tensor) -> None:
         pairs = len(out) // 2
         radius, angle = out[:pairs], out[pairs:]
-        if out.dtype == np.float64:
+        if out.dtype == torch.float64:
             words = self._next_words(2 * pairs)
-            _fill_radius(radius, words[:pairs], bits=53)
+            self._fill_radius(radius, words[:pairs], bits=53)
             _fill_angle(angle, words[pairs:], bits=53)
         else:
             words = self._next_words(pairs)
-            _fill_radius(radius, words, bits=40)
+            self._fill_radius(radius, words, bits=40)
             _fill_angle(angle, words, bits=24)
-        cosine, sine = _cosine_and_sine(angle)
-        np.multiply(radius, sine, out=angle)
-        radius *= cosine
+        cosine = angle.cos()
+        angle.sin_().mul_(radius)
+        radius.mul_(cosine)
 
-    def _next_words(self, count: int) -> NDArray[np.int64]:
+    def _fill_radius(self, out: Tensor, words: Tensor, bits: int) -> None:
+        """`sqrt(-2 ln u)`, u from the low bits and in (0, 1]: never 0, which has no logarithm."""
+        low = torch.bitwise_and(words, (1 << bits) - 1, out=self._low[: len(words)])
+        out.copy_(low).add_(1).mul_(2.0**-bits).log_().mul_(-2).sqrt_()
+
+    def _next_words(self, count: int) -> Tensor:
         self._cipher.update_into(self._zeros[: 8 * count], self._bytes)
         self._position += 8 * count
         return self._words[:count]
@@ -225,28 +230,9 @@ class PhiloxGenerator:
         self._generators = restored
 
 
-def _fill_radius(out: NDArray[Any], words: NDArray[np.int64], bits: int) -> None:
-    """`sqrt(-2 ln u)`, u from the low bits and in (0, 1]: never 0, which has no logarithm."""
-    out[:] = words & ((1 << bits) - 1)
-    out += 1
-    out *= 2.0**-bits
-    np.log(out, out=out)
-    out *= -2
-    np.sqrt(out, out=out)
-
-
-def _fill_angle(out: NDArray[Any], words: NDArray[np.int64], bits: int) -> None:
+def _fill_angle(out: Tensor, words: Tensor, bits: int) -> None:
     """Angles in [-pi, pi) from the high bits."""
-    out[:] = words >> (64 - bits)
-    out *= 2 * math.pi * 2.0**-bits
-
-
-def _cosine_and_sine(angle: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    if angle.dtype == np.float32:
-        return np.cos(angle), np.sin(angle)
-    # Torch's are vectorised in float64 too: three times as fast as numpy's.
-    turned = torch.from_numpy(angle)
-    return turned.cos().numpy(), turned.sin().numpy()
+    out.copy_(words >> (64 - bits)).mul_(2 * math.pi * 2.0**-bits)
 
 
 def _floating(dtype: torch.dtype) -> torch.dtype:

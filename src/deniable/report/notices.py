@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deniable import words
-from deniable.report.record import Record
+from deniable.report.record import Record, mapping, number
 from deniable.report.statement import Statement
 from deniable.units import Spent
 
@@ -26,6 +26,7 @@ def notices(record: Record, statement: Statement, spent: Spent | None) -> list[N
         _privacy(spent),
         _seed(record, spent),
         _ledger(record, statement, spent),
+        _nominal(record),
         *_sampling(statement, spent),
         _delta(record),
         _status(record),
@@ -85,6 +86,19 @@ def _ledger(record: Record, statement: Statement, spent: Spent | None) -> Notice
             f"{record.steps:,}. The epsilon on this page covers everything in the ledger.",
         )
     return None
+
+
+def _nominal(record: Record) -> Notice | None:
+    nominal = mapping(record.section("results"), "nominal")
+    if not nominal.get("says"):
+        return None
+    return Notice(
+        "caution",
+        "By the convention of its source, this bound would print another epsilon",
+        f"{nominal['says']} By that count, epsilon would be "
+        f"{words.rounded_up(number(nominal, 'epsilon'))}. The epsilon on this page is the one that "
+        "holds.",
+    )
 
 
 def _sampling(statement: Statement, spent: Spent | None) -> list[Notice]:

@@ -13,16 +13,18 @@ from deniable.errors import AccountingError, LedgerError
 from deniable.events import (
     Event,
     GaussianEvent,
+    LaplaceEvent,
     OwnLoaderEvent,
     PoissonSampledEvent,
-    SampledEvent,
+    PureEvent,
     SampledWithoutReplacementEvent,
     ShuffledEvent,
+    SingleEvent,
     TruncatedPoissonSampledEvent,
-    gaussian_in,
     neighbouring_of,
     notes,
     singles,
+    unsampled,
 )
 from deniable.ledger import Ledger
 from deniable.units import Neighbouring, PrivacyCurve
@@ -30,6 +32,8 @@ from deniable.units import Neighbouring, PrivacyCurve
 # What is said of the batches of each kind of event, with the chance of a unit to be in one.
 BATCHES: dict[type[Event], str] = {
     GaussianEvent: "each over all the data: no amplification is claimed",
+    LaplaceEvent: "each over all the data: no amplification is claimed",
+    PureEvent: "each over all the data: no amplification is claimed",
     PoissonSampledEvent: "each over a Poisson sample: every example joins with probability {rate}, "
     "independently",
     TruncatedPoissonSampledEvent: "each over a Poisson sample, of which no more than a public "
@@ -51,7 +55,8 @@ class Releases:
         count: how many.
         kind: how their batches came about.
         sampling_rate: the chance of a unit to be in a batch; None where none is claimed.
-        noise_multiplier: the noise over the sensitivity.
+        noise_multiplier: the noise over the sensitivity; or one over epsilon, of a release about
+            which nothing more is known.
     """
 
     count: int
@@ -63,6 +68,25 @@ class Releases:
     def batches(self) -> str:
         """How their batches came about, in words."""
         return BATCHES[self.kind].format(rate=words.percent(self.sampling_rate, 3))
+
+    @property
+    def noise(self) -> str:
+        """The noise multiplier, or the epsilon of a choice."""
+        if self.kind is PureEvent:
+            return f"epsilon {1 / self.noise_multiplier:.6g}"
+        return f"{self.noise_multiplier:.6g}"
+
+    @property
+    def in_words(self) -> str:
+        """How many, of what kind, and under which noise."""
+        count = words.significant(self.count)
+        if self.kind is PureEvent:
+            return f"{count} private choices at {self.noise} each"
+        law = "Laplace" if self.kind is LaplaceEvent else "Gaussian"
+        return (
+            f"{count} sums with {law} noise of {words.significant(self.noise_multiplier)} times "
+            "the most that one example can move them"
+        )
 
 
 @dataclass(frozen=True)
@@ -129,11 +153,18 @@ def releases(event: Event) -> tuple[Releases, ...]:
     """
     counts: Counter[tuple[type[Event], float | None, float]] = Counter()
     for each, count in singles(event):
-        counts[type(each), _rate(each), gaussian_in(each).noise_multiplier] += count
+        counts[type(each), _rate(each), _noise(each)] += count
     return tuple(Releases(count, *key) for key, count in counts.items())
 
 
-def _rate(event: GaussianEvent | SampledEvent) -> float | None:
+def _noise(event: SingleEvent) -> float:
+    released = unsampled(event)
+    if isinstance(released, PureEvent):
+        return 1 / released.epsilon if released.epsilon else math.inf
+    return released.noise_multiplier
+
+
+def _rate(event: SingleEvent) -> float | None:
     match event:
         case PoissonSampledEvent(rate) | TruncatedPoissonSampledEvent(_, rate):
             return rate

@@ -157,6 +157,7 @@ def add_row(run: Run, epsilon: float) -> None:
             "clip_fraction": mean(tally.clipped),
             "rows": tally.rows,
             "seconds": run.seconds,
+            **run.private.bound.state(),
         }
     )
     run.tally = Tally()

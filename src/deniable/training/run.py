@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from deniable import checkpoint
-from deniable.accounting import spent
+from deniable.accounting import nominal_spent, spent
+from deniable.events import Event
 from deniable.ledger import Ledger
 from deniable.runfolder import RunFolder, replaced
 from deniable.session import PrivateSession
 from deniable.settings import Settings
-from deniable.units import Spent
 
 
 @dataclass
@@ -75,15 +75,16 @@ class Run:
         """Whether there is any noise."""
         return self.private.plan.noise_multiplier > 0
 
-    def spent(self) -> Spent:
+    def event(self) -> Event:
         """What the ledger states for this run: reserved steps count as released."""
         with Ledger(self.folder.ledger) as ledger:
-            event = ledger.event(self.record["run_id"])
-        return spent(event, self.private.plan.delta, self.private.plan.accountant)
+            return ledger.event(self.record["run_id"])
 
     def spent_json(self) -> dict[str, Any]:
-        """`spent`, the steps and the time, as run.json has them."""
-        claim = self.spent()
+        """What was spent, the steps and the time, as run.json has them."""
+        event, plan = self.event(), self.private.plan
+        claim = spent(event, plan.delta, plan.accountant)
+        nominal = nominal_spent(event, plan.delta, self.record["bound"], plan.accountant)
         return {
             "epsilon": finite(claim.epsilon),
             "delta": claim.delta,
@@ -92,6 +93,9 @@ class Run:
             "steps": self.private.steps,
             "seconds": self.seconds,
             "non_private": not claim.is_private,
+            "nominal": None
+            if nominal is None
+            else {"epsilon": finite(nominal.epsilon), "says": nominal.notes[-1]},
         }
 
     def save(self) -> None:

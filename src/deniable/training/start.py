@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deniable import checkpoint
-from deniable.bounds import Clip
+from deniable.bounds import AdaptiveClip, AutomaticClip, Bound, Chain, Clip, PerLayerClip, Tanh
 from deniable.data import Dataset, Progress, load
 from deniable.errors import CheckpointError, DataError, SettingsError
 from deniable.ledger import Ledger
@@ -76,7 +76,6 @@ def begin(
         "plan": plan.to_json(),
         "seeded": settings.seed is not None,
         "secure": settings.secure,
-        "bound": Clip(settings.clip).settings(),
         "optimizer": {"name": settings.optimizer, "lr": settings.lr},
         "not_private": NOT_PRIVATE,
         "status": "running",
@@ -138,6 +137,23 @@ def resume(path: Path, progress: Progress | None = None) -> Run:
     return run
 
 
+def bound_for(settings: Settings) -> Bound:
+    """The bound that the settings name."""
+    tanh = Tanh(settings.output_range, settings.active_range)
+    match settings.bound:
+        case "per-layer":
+            return PerLayerClip(settings.clip)
+        case "adaptive":
+            return AdaptiveClip(settings.clip, quantile=settings.quantile)
+        case "automatic":
+            return AutomaticClip(settings.clip)
+        case "tanh":
+            return tanh
+        case "tanh-clip":
+            return Chain(tanh, Clip(settings.clip))
+    return Clip(settings.clip)
+
+
 def _model_and_optimizer(
     settings: Settings, data: Dataset, device: torch.device
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -180,13 +196,14 @@ def _attached(
         model,
         optimizer,
         plan,
-        bound=Clip(settings.clip),
+        bound=bound_for(settings),
         ledger=folder.ledger,
         run_id=record["run_id"],
         seed=settings.seed,
         secure=settings.secure,
     )
     record["status"] = "running"
+    record["bound"] = private.bound_settings
     folder.write(record)
     device = _device(settings)
     train, test = (
