@@ -159,9 +159,9 @@ class PrivatePCA(_Projection):
         bounded = BoundedSum(
             {"covariance": torch.from_numpy(_vector(_second_moments(rows)))}, _sensitivity(relation)
         )
-        generator = noise_generator(
-            Streams(self.seed).key("noise"), torch.device("cpu"), self.secure
-        )
+        # A stream of its own: the same seed given to `attach` must not draw the same noise again.
+        key = Streams(self.seed).key("components")
+        generator = noise_generator(key, torch.device("cpu"), self.secure)
         self._record(noise.event, fingerprint(np.asarray(X)))
         noisy = noise.add(bounded, generator)["covariance"].numpy()
         self.event_ = noise.event

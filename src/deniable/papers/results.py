@@ -9,7 +9,7 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -58,6 +58,13 @@ class Results:
         """Whether the point was finished, under the settings that it has now."""
         entry = self.entries.get(name)
         return entry is not None and entry["settings"] == json.loads(json.dumps(point.to_json()))
+
+    def of_points(self, points: Mapping[str, Point]) -> Self:
+        """The entries of these points alone, without those that were run under other settings."""
+        kept = {name for name, point in points.items() if self.has(name, point)}
+        return type(self)(
+            self.path, {name: entry for name, entry in self.entries.items() if name in kept}
+        )
 
     def add(self, name: str, point: Point, result: Row, command: str) -> None:
         """Keep a finished point: the file holds it when this returns."""

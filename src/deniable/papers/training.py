@@ -156,6 +156,7 @@ def _run(
     run = Run(
         folder, settings, record, model, optimizer, private, data.train, data.test, randomness
     )
+    record["bound"] = private.bound_settings
     folder.write(record)
     if saved is not None:
         run.restore(saved)
