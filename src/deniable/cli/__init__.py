@@ -1,7 +1,7 @@
-"""The command line: `deniable train | plan | explain | spend | report`.
+"""The command line: `deniable train | plan | explain | spend | report | reproduce`.
 
 A command parses, calls and prints; what it knows lives further down. No command module imports
-torch when it is itself imported, so that all but `train` answer without loading it.
+torch when it is itself imported, so that all but `train` and `reproduce` answer without loading it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import typer
 from deniable.cli.explain import explain_command
 from deniable.cli.plan import plan_command
 from deniable.cli.report import report_command
+from deniable.cli.reproduce import reproduce_command
 from deniable.cli.spend import spend_command
 from deniable.cli.train import train_command
 from deniable.errors import DeniableError
@@ -33,6 +34,7 @@ app.command("plan")(plan_command)
 app.command("explain")(explain_command)
 app.command("spend")(spend_command)
 app.command("report")(report_command)
+app.command("reproduce")(reproduce_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

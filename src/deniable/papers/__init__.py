@@ -1,0 +1,26 @@
+"""What the papers say, made again: claims as data, and experiments that run point by point.
+
+Importable without torch.
+"""
+
+from deniable.papers.catalogue import PAPERS
+from deniable.papers.claims import Claim, Experiment, Paper, Point, Verdict
+from deniable.papers.points import Named, Training
+from deniable.papers.reproduce import Chosen, Progress, choose, reproduce
+from deniable.papers.results import Results
+
+__all__ = [
+    "PAPERS",
+    "Chosen",
+    "Claim",
+    "Experiment",
+    "Named",
+    "Paper",
+    "Point",
+    "Progress",
+    "Results",
+    "Training",
+    "Verdict",
+    "choose",
+    "reproduce",
+]

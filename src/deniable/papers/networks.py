@@ -42,7 +42,29 @@ def cnn(
     return nn.Sequential(*features, nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn}
+class _Single(nn.Module):
+    """Features that are kept in half precision, as ordinary floats."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.float()
+
+
+def linear(shape: Sequence[int], classes: int, groups: int) -> nn.Module:
+    """Group normalisation of each example's channels, and one linear layer.
+
+    Tramer & Boneh (2021, "Differentially Private Learning Needs Better Features (or Much More
+    Data)", section 2.2) use it on scattering features: what normalises is the example itself.
+    """
+    inputs = math.prod(shape)
+    return nn.Sequential(
+        _Single(),
+        nn.GroupNorm(groups, shape[0], affine=False),
+        nn.Flatten(),
+        nn.Linear(inputs, classes),
+    )
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn, "linear": linear}
 
 
 def network(

@@ -105,4 +105,38 @@ class Training:
         return train(self, folder, watch, data_dir)
 
 
+@dataclass(frozen=True)
+class Recurrent:
+    """A recurrent network on a task that asks for a long memory, without privacy.
+
+    Attributes:
+        cure: what is done to the mean gradient: `none`, `norm` or `tanh`, with its settings.
+        lr: the learning rate.
+        steps: how many.
+        length: of a sequence.
+        seed: of weights and sequences.
+    """
+
+    cure: Named
+    lr: float
+    steps: int
+    length: int
+    seed: int = 0
+
+    @property
+    def work(self) -> float:
+        """In examples of the network with one layer, about."""
+        return self.steps * self.length * 4.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Every setting, by name."""
+        return asdict(self) | {"cure": self.cure.to_json()}
+
+    def run(self, folder: Path, watch: Watch, data_dir: Path | None) -> dict[str, Any] | None:
+        """Train: it takes a minute, so nothing is kept for a second call."""
+        from deniable.papers.exploding import train
+
+        return train(self, watch)
+
+
 _ALWAYS = ("noise_multiplier", "epsilon", "delta", "seed", "optimizer")

@@ -15,7 +15,7 @@ from deniable.errors import SettingsError
 from deniable.papers.catalogue import PAPERS
 from deniable.papers.claims import Experiment, Paper, Point
 from deniable.papers.pages import write_page
-from deniable.papers.results import Results
+from deniable.papers.results import Results, Row
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,9 @@ def _run(chosen: Chosen, folder: Path, clock: _Clock, data_dir: Path | None) -> 
     for name, point in chosen.points.items():
         if stored.has(name, point):
             continue
+        if known := _known(chosen, folder, point):
+            stored.keep(name, known)
+            continue
         place = folder / "runs" / f"{chosen.paper.name}-{chosen.experiment.name}" / name
         result = point.run(place, clock.within(chosen, name, point), data_dir)
         if result is None:
@@ -145,6 +148,16 @@ def _run(chosen: Chosen, folder: Path, clock: _Clock, data_dir: Path | None) -> 
         clock.finished(point)
         shutil.rmtree(place, ignore_errors=True)
     return True
+
+
+def _known(chosen: Chosen, folder: Path, point: Point) -> Row | None:
+    """The very point, where another figure of the paper has it already."""
+    for experiment in chosen.paper.experiments:
+        results = Results.of(chosen.paper, experiment, folder)
+        for name in results:
+            if results.has(name, point):
+                return results.entries[name]
+    return None
 
 
 class _Clock:

@@ -68,15 +68,18 @@ class Results:
 
     def add(self, name: str, point: Point, result: Row, command: str) -> None:
         """Keep a finished point: the file holds it when this returns."""
-        self.entries[name] = {
-            "settings": point.to_json(),
-            "result": result,
-            "made": {"command": command} | machine(),
-        }
-        self.save()
+        self.keep(
+            name,
+            {
+                "settings": point.to_json(),
+                "result": result,
+                "made": {"command": command} | machine(),
+            },
+        )
 
-    def save(self) -> None:
-        """Replace the file, whole."""
+    def keep(self, name: str, entry: Row) -> None:
+        """Put an entry into the file, which is replaced whole."""
+        self.entries[name] = entry
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, {"points": self.entries})
 
@@ -105,7 +108,9 @@ class Results:
         """On what the points were made: each machine and version once."""
         found: list[Row] = []
         for entry in self.entries.values():
-            kept = {name: entry["made"].get(name) for name in ("cpu", "threads", "torch", "deniable")}
+            kept = {
+                name: entry["made"].get(name) for name in ("cpu", "threads", "torch", "deniable")
+            }
             if kept not in found:
                 found.append(kept)
         return found

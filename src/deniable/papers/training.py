@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from deniable import bounds, checkpoint
-from deniable.accounting import Meter, noise_multiplier_for, spent
+from deniable.accounting import Meter, noise_multiplier_for, nominal_spent, spent
 from deniable.data import Arrays, load
 from deniable.events import ComposedEvent, Event
 from deniable.grouping import Augmented, Example
@@ -64,8 +64,9 @@ def train(
         complete = fit(run, _Steps(point, run, data.released, watch))
         if not complete:
             return None
-        claim = spent(ledger.event(), point.delta)
-        return _result(point, run, data, claim)
+        event = ledger.event()
+        nominal = nominal_spent(event, point.delta, run.record["bound"])
+        return _result(point, run, data, spent(event, point.delta), nominal)
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,9 @@ def _saved(folder: RunFolder, point: Training) -> dict[str, Any] | None:
     return checkpoint.load(folder.checkpoint)
 
 
-def _result(point: Training, run: Run, data: Data, claim: Spent) -> dict[str, Any]:
+def _result(
+    point: Training, run: Run, data: Data, claim: Spent, nominal: Spent | None
+) -> dict[str, Any]:
     """What is kept of a complete run: nothing that noise does not cover, but on public data."""
     plan = run.private.plan
 
@@ -277,6 +280,7 @@ def _result(point: Training, run: Run, data: Data, claim: Spent) -> dict[str, An
         "accuracy": history[-1]["accuracy"],
         "best": max(row["accuracy"] for row in history),
         "epsilon": finite(claim.epsilon),
+        **({} if nominal is None else {"nominal_epsilon": finite(nominal.epsilon)}),
         "delta": claim.delta,
         "noise_multiplier": plan.noise_multiplier,
         "sampling_rate": plan.sampling_rate,
