@@ -4,8 +4,8 @@ Importable without torch.
 """
 
 from deniable.papers.catalogue import PAPERS
-from deniable.papers.claims import Claim, Experiment, Paper, Point, Verdict
-from deniable.papers.points import Named, Training
+from deniable.papers.claims import Claim, Experiment, Paper, Verdict
+from deniable.papers.points import Named, Point, Recurrent, Training
 from deniable.papers.reproduce import Chosen, Progress, choose, reproduce
 from deniable.papers.results import Results
 
@@ -18,6 +18,7 @@ __all__ = [
     "Paper",
     "Point",
     "Progress",
+    "Recurrent",
     "Results",
     "Training",
     "Verdict",

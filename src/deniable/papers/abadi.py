@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -98,10 +98,13 @@ def _table(results: Results, path: Path) -> None:
 
     def bars(title: str, dataset: str, theirs: Mapping[str, float], start: float) -> Bars:
         groups = ["no privacy" if each == "baseline" else f"epsilon {each}" for each in theirs]
-        series = {"the slides": list(theirs.values()), "here": ours(dataset, theirs)}
+        series: dict[str, Sequence[float | None]] = {
+            "the slides": list(theirs.values()),
+            "here": ours(dataset, theirs),
+        }
         return Bars(groups, series, "accuracy", title, start)
 
-    panels = [bars("MNIST", "mnist", THEIRS, 0.8)]
+    panels = [bars(results.data, "mnist", THEIRS, 0.8)]
     if any(name.startswith("cifar") for name in results):
         panels.append(bars("CIFAR-10, 5,000 held-out images", "cifar", CIFAR_THEIRS, 0.4))
     draw(path, *panels)
@@ -251,6 +254,7 @@ def _parameters(results: Results, path: Path) -> None:
                 axis,
                 "accuracy",
                 [Line("epsilon 2", list(found.items()))],
+                results.data,
                 logarithmic="x",
                 x_at=tuple(found),
             )

@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import fmean, pstdev
 
 from deniable.papers.charts import Line, Panel, draw
-from deniable.papers.claims import Claim, Experiment, Paper, Point, Verdict
-from deniable.papers.points import Named, Recurrent, Training
+from deniable.papers.claims import Claim, Experiment, Paper, Verdict
+from deniable.papers.points import Named, Point, Recurrent, Training
 from deniable.papers.results import Results
 from deniable.words import percent, rounded_up
 
@@ -42,11 +42,11 @@ def _filtered(base: Training, output: float, active: float) -> Training:
     )
 
 
-def _ranges(base: Training, values: Sequence[float] = RANGES) -> dict[str, Point]:
+def _ranges(base: Training, values: Sequence[float] = RANGES) -> dict[str, Training]:
     return {DPSGD: base} | {f"c={c:g}": _filtered(base, c, 1.0) for c in values}
 
 
-def _expansions(base: Training, values: Sequence[float] = EXPANSIONS) -> dict[str, Point]:
+def _expansions(base: Training, values: Sequence[float] = EXPANSIONS) -> dict[str, Training]:
     return {DPSGD: base} | {f"k={k:g}": _filtered(base, 1.0, k) for k in values}
 
 
@@ -124,13 +124,13 @@ def _lowers(results: Results) -> Verdict:
 # -- figures --------------------------------------------------------------------------------------
 
 
-def _curves(title: str, results: Results, path: Path) -> None:
+def _curves(results: Results, path: Path) -> None:
     names = list(results)
     lines = [
         Line("DP-SGD" if name == DPSGD else name, results.curve(name, "step"), name == DPSGD)
         for name in names
     ]
-    draw(path, Panel("training step", "accuracy", lines, title))
+    draw(path, Panel("training step", "accuracy", lines, results.data))
 
 
 def _figure(
@@ -149,7 +149,7 @@ def _figure(
         points=points,
         quick=quick,
         claims=claims,
-        draw=partial(_curves, data),
+        draw=_curves,
     )
 
 
@@ -185,7 +185,7 @@ BETTER = "The filter is better than DP-SGD at the same noise"
 # -- at an equal guarantee -------------------------------------------------------------------------
 
 
-def _chained(base: Training, ranges: Sequence[float]) -> dict[str, Point]:
+def _chained(base: Training, ranges: Sequence[float]) -> dict[str, Training]:
     """The filter with slope 1 at the origin, then a clip: the sensitivity is that of the clip."""
     return {DPSGD: base} | {
         f"c=k={each:g}": base.but(
@@ -307,7 +307,7 @@ AMIAN = Paper(
             claims=(
                 Claim("better", "The filter improves on the clip", _filter_helps),
             ),
-            draw=partial(_curves, "MNIST, equal guarantees"),
+            draw=_curves,
         ),
         Experiment(
             name="recurrent",

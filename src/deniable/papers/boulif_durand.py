@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import pstdev
 
 from deniable.papers.charts import Line, Panel, draw
-from deniable.papers.claims import Claim, Experiment, Paper, Point, Verdict
-from deniable.papers.points import Named, Training
+from deniable.papers.claims import Claim, Experiment, Paper, Verdict
+from deniable.papers.points import Named, Point, Training
 from deniable.papers.results import Results
 from deniable.words import percent, rounded_up
 
@@ -109,7 +110,7 @@ def _middle_best(results: Results) -> Verdict:
 
 def _grows(results: Results) -> Verdict:
     rising = all(
-        all(later > earlier for (_, earlier), (_, later) in zip(rows, rows[1:], strict=False))
+        all(later > earlier for (_, earlier), (_, later) in pairwise(rows))
         for name in _numbered(results).values()
         for rows in [results.curve(name, "epoch", "epsilon")]
     )
@@ -129,20 +130,20 @@ def _adaptive_better(margin: float, results: Results) -> Verdict:
 # -- figures --------------------------------------------------------------------------------------
 
 
-def _curves(title: str, results: Results, path: Path) -> None:
+def _curves(results: Results, path: Path) -> None:
     lines = [Line(name, results.curve(name)) for name in results]
-    draw(path, Panel("epoch", "accuracy", lines, title))
+    draw(path, Panel("epoch", "accuracy", lines, results.data))
 
 
-def _against_epsilon(title: str, results: Results, path: Path) -> None:
+def _against_epsilon(results: Results, path: Path) -> None:
     rows = sorted((results[name]["epsilon"], results.accuracy(name)) for name in results)
     line = Line("", rows)
-    draw(path, Panel("epsilon", "accuracy", [line], title, logarithmic="x"))
+    draw(path, Panel("epsilon", "accuracy", [line], results.data, logarithmic="x"))
 
 
-def _epsilons(title: str, results: Results, path: Path) -> None:
+def _epsilons(results: Results, path: Path) -> None:
     lines = [Line(name, results.curve(name, "epoch", "epsilon")) for name in results]
-    draw(path, Panel("epoch", "epsilon", lines, title, logarithmic="y", percent=False))
+    draw(path, Panel("epoch", "epsilon", lines, results.data, logarithmic="y", percent=False))
 
 
 OPEN = (
@@ -160,7 +161,7 @@ def _figure(
     settings: str,
     points: Mapping[str, Point],
     quick: Mapping[str, Point],
-    drawn: Callable[[str, Results, Path], None],
+    drawn: Callable[[Results, Path], None],
     *claims: Claim,
 ) -> Experiment:
     return Experiment(
@@ -170,7 +171,7 @@ def _figure(
         points=points,
         quick=quick,
         claims=claims,
-        draw=partial(drawn, "Fashion-MNIST" if number >= 8 else "MNIST"),
+        draw=drawn,
     )
 
 

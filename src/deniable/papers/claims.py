@@ -8,35 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from deniable.errors import SettingsError
 
 if TYPE_CHECKING:
+    from deniable.papers.points import Point
     from deniable.papers.results import Results
-
-Watch = Callable[[float, str], None]
-"""Told the share that is done, and how it stands, in words."""
-
-
-class Point(Protocol):
-    """One training, or another measurement that a figure is made of."""
-
-    @property
-    def work(self) -> float:
-        """How much there is to do, on a scale that all points share."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything that its result depends on."""
-
-    def run(self, folder: Path, watch: Watch, data_dir: Path | None) -> dict[str, Any] | None:
-        """The result as JSON values, or None when Ctrl-C asked to stop.
-
-        Args:
-            folder: what is kept there makes a second call go on where the first one stopped.
-            watch: told how far it is.
-            data_dir: the folder that holds the data sets' files, if it was named.
-        """
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deniable.bounds import Tanh
-from deniable.papers.claims import Watch
-from deniable.papers.points import Recurrent
+from deniable.papers.points import Recurrent, Watch
 
 ROWS = 50  # of the history
 TESTED = 2000
@@ -32,11 +31,11 @@ class Adder(nn.Module):
         super().__init__()
         self.recurrent = nn.RNN(2, HIDDEN, nonlinearity="relu", batch_first=True)
         self.out = nn.Linear(HIDDEN, 1)
-        with torch.no_grad():
-            nn.init.eye_(self.recurrent.weight_hh_l0)
-            nn.init.normal_(self.recurrent.weight_ih_l0, std=0.03)
-            nn.init.zeros_(self.recurrent.bias_hh_l0)
-            nn.init.zeros_(self.recurrent.bias_ih_l0)
+        of_inputs, of_states, *biases = self.recurrent.parameters()
+        nn.init.normal_(of_inputs, std=0.03)
+        nn.init.eye_(of_states)
+        for bias in biases:
+            nn.init.zeros_(bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The sum that was asked for."""
@@ -77,7 +76,8 @@ def train(point: Recurrent, watch: Watch) -> dict[str, Any]:
     for step in range(1, point.steps + 1):
         inputs, sums = adding(BATCH, point.length, generator)
         optimizer.zero_grad()
-        nn.functional.mse_loss(model(inputs), sums).backward()
+        loss: Tensor = nn.functional.mse_loss(model(inputs), sums)
+        loss.backward()  # type: ignore[no-untyped-call]
         gradients = [each.grad for each in model.parameters() if each.grad is not None]
         norm = float(nn.utils.get_total_norm(gradients))
         largest = max(largest, norm) if math.isfinite(norm) else math.inf

@@ -1,15 +1,16 @@
-"""One private training, completely described by values.
+"""What figures are made of: trainings, completely described by values.
 
-Importable without torch: what the names stand for is looked up when it is run.
+Importable without torch: what the names stand for is looked up when a training is run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, Self
 
-from deniable.papers.claims import Watch
+Watch = Callable[[float, str], None]
+"""Told the share of a training that is done, and how it stands, in words."""
 
 ROWS = {"digits": 1437, "mnist": 60_000, "fashion-mnist": 60_000, "cifar10": 50_000}
 
@@ -98,12 +99,6 @@ class Training:
             found[each.name] = value.to_json() if isinstance(value, Named) else value
         return found
 
-    def run(self, folder: Path, watch: Watch, data_dir: Path | None) -> dict[str, Any] | None:
-        """Train, or go on training, in the folder."""
-        from deniable.papers.training import train
-
-        return train(self, folder, watch, data_dir)
-
 
 @dataclass(frozen=True)
 class Recurrent:
@@ -132,11 +127,7 @@ class Recurrent:
         """Every setting, by name."""
         return asdict(self) | {"cure": self.cure.to_json()}
 
-    def run(self, folder: Path, watch: Watch, data_dir: Path | None) -> dict[str, Any] | None:
-        """Train: it takes a minute, so nothing is kept for a second call."""
-        from deniable.papers.exploding import train
 
-        return train(self, watch)
-
+Point = Training | Recurrent
 
 _ALWAYS = ("noise_multiplier", "epsilon", "delta", "seed", "optimizer")

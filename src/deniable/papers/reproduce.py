@@ -13,8 +13,9 @@ from pathlib import Path
 
 from deniable.errors import SettingsError
 from deniable.papers.catalogue import PAPERS
-from deniable.papers.claims import Experiment, Paper, Point
+from deniable.papers.claims import Experiment, Paper
 from deniable.papers.pages import write_page
+from deniable.papers.points import Point, Recurrent, Watch
 from deniable.papers.results import Results, Row
 
 
@@ -115,7 +116,7 @@ def reproduce(
         results = each.results(folder)
         if results.entries:
             each.experiment.draw(results, figure(each, folder))
-    for paper, quick in dict.fromkeys((each.paper, each.quick) for each in chosen):
+    for paper, quick in {each.paper.name: (each.paper, each.quick) for each in chosen}.values():
         of_paper = [Chosen(paper, experiment, quick) for experiment in paper.experiments]
         write_page(
             folder / f"{paper.name}.md",
@@ -141,13 +142,22 @@ def _run(chosen: Chosen, folder: Path, clock: _Clock, data_dir: Path | None) -> 
             stored.keep(name, known)
             continue
         place = folder / "runs" / f"{chosen.paper.name}-{chosen.experiment.name}" / name
-        result = point.run(place, clock.within(chosen, name, point), data_dir)
+        result = _train(point, place, clock.within(chosen, name, point), data_dir)
         if result is None:
             return False
         stored.add(name, point, result, chosen.command)
         clock.finished(point)
         shutil.rmtree(place, ignore_errors=True)
     return True
+
+
+def _train(point: Point, folder: Path, watch: Watch, data_dir: Path | None) -> Row | None:
+    """What came of it, or None when Ctrl-C asked to stop; torch is loaded here and not before."""
+    from deniable.papers import exploding, training
+
+    if isinstance(point, Recurrent):
+        return exploding.train(point, watch)  # a minute: nothing is kept for a second call
+    return training.train(point, folder, watch, data_dir)
 
 
 def _known(chosen: Chosen, folder: Path, point: Point) -> Row | None:
@@ -176,7 +186,7 @@ class _Clock:
         self._done, self._watch, self._started = 0.0, watch, time.monotonic()
         self._skipped = 0.0
 
-    def within(self, chosen: Chosen, name: str, point: Point) -> Callable[[float, str], None]:
+    def within(self, chosen: Chosen, name: str, point: Point) -> Watch:
         """A watch of one point."""
         first: list[float] = []
 

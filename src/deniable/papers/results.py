@@ -17,10 +17,19 @@ from statistics import fmean
 from typing import Any, Self
 
 from deniable.errors import SettingsError
-from deniable.papers.claims import Experiment, Paper, Point
+from deniable.papers.claims import Experiment, Paper
+from deniable.papers.points import Point
 from deniable.runfolder import write_json
 
 Row = dict[str, Any]
+
+_SAID = ("cpu", "threads", "torch", "deniable")
+_TITLES = {
+    "digits": "digits (a quick run)",
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+}
 
 
 @dataclass
@@ -95,6 +104,12 @@ class Results:
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
 
+    @property
+    def data(self) -> str:
+        """The data set, as a title; a quick run has another than the paper."""
+        names = (str(entry["settings"].get("data")) for entry in self.entries.values())
+        return _TITLES.get(next(names, ""), "")
+
     def accuracy(self, *names: str) -> float:
         """The final accuracy, averaged over points that differ in their seed."""
         return fmean(self[name]["accuracy"] for name in names)
@@ -108,16 +123,14 @@ class Results:
         """On what the points were made: each machine and version once."""
         found: list[Row] = []
         for entry in self.entries.values():
-            kept = {
-                name: entry["made"].get(name) for name in ("cpu", "threads", "torch", "deniable")
-            }
+            kept = {name: entry["made"].get(name) for name in _SAID}
             if kept not in found:
                 found.append(kept)
         return found
 
     def seconds(self, names: Iterable[str] | None = None) -> float:
         """How long the points took together."""
-        return sum(self[name].get("seconds", 0.0) for name in (names or self.entries))
+        return sum(float(self[name].get("seconds", 0.0)) for name in (names or self.entries))
 
 
 def machine() -> Row:

@@ -120,11 +120,17 @@ def _morlet(size: int, scale: int, angle: int) -> Tensor:
     slant = 4 / ANGLES
     wave = _gabor(size, sigma, turn, frequency, slant)
     window = _gabor(size, sigma, turn, 0.0, slant)
-    return torch.fft.fft2(wave - wave.sum() / window.sum() * window).real.float()
+    return _response(wave - wave.sum() / window.sum() * window)
 
 
 def _gaussian(size: int) -> Tensor:
-    return torch.fft.fft2(_gabor(size, 0.8 * 2 ** (SCALES - 1), 0.0, 0.0, 1.0)).real.float()
+    return _response(_gabor(size, 0.8 * 2 ** (SCALES - 1), 0.0, 0.0, 1.0))
+
+
+def _response(filter: Tensor) -> Tensor:
+    """The spectrum of a filter, which is real: the filter is its own mirror image, conjugated."""
+    spectrum: Tensor = torch.fft.fft2(filter)
+    return spectrum.real.float()
 
 
 def _gabor(size: int, sigma: float, turn: float, frequency: float, slant: float) -> Tensor:

@@ -21,10 +21,9 @@ from deniable.events import ComposedEvent, Event
 from deniable.grouping import Augmented, Example
 from deniable.ledger import Ledger
 from deniable.models import optimizer_for
-from deniable.papers.claims import Watch
 from deniable.papers.features import fixed, principal_components
 from deniable.papers.networks import network
-from deniable.papers.points import Named, Training
+from deniable.papers.points import Named, Training, Watch
 from deniable.plan import Plan
 from deniable.runfolder import RunFolder
 from deniable.session import attach
