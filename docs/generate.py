@@ -58,6 +58,7 @@ MODULES = (
     "deniable.settings",
     "deniable.checkpoint",
     "deniable.runfolder",
+    "deniable.papers",
     "deniable.report",
     "deniable.words",
     "deniable.errors",

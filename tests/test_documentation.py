@@ -28,7 +28,7 @@ def test_a_generated_page_has_not_drifted_from_the_code(generate: ModuleType, pa
 
 def test_every_command_is_registered_and_documented() -> None:
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert COMMANDS == ["train", "plan", "explain", "spend", "report"]
+    assert COMMANDS == ["train", "plan", "explain", "spend", "report", "reproduce"]
     for name in COMMANDS:
         assert f"## `deniable {name}`" in page
 

@@ -143,7 +143,7 @@ def draw(path: Path, *panels: Panel | Bars, columns: int = 3) -> None:
     across = min(columns, len(kept))
     down = -(-len(kept) // across)
     figure = Figure(figsize=(max(6.0, 4.6 * across), 3.9 * down), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)
     for position, panel in enumerate(kept):
         axes = figure.add_subplot(down, across, position + 1)
         axes.spines[["top", "right"]].set_visible(False)
@@ -152,4 +152,4 @@ def draw(path: Path, *panels: Panel | Bars, columns: int = 3) -> None:
         panel.draw(axes)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as file:
-        canvas.print_png(file, metadata={"Software": None})
+        figure.savefig(file, format="png", metadata={"Software": None})

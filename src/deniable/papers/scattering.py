@@ -94,7 +94,8 @@ class Scattering(nn.Module):
         for _ in range(halvings):
             kept = _subsampled(kept)
         inside = self.padding >> SCALES
-        return torch.fft.ifft2(kept).real[..., inside:-inside, inside:-inside]
+        averaged: Tensor = torch.fft.ifft2(kept)
+        return averaged.real[..., inside:-inside, inside:-inside]
 
 
 def _silent(_: int) -> None:
@@ -103,13 +104,14 @@ def _silent(_: int) -> None:
 
 def _modulus(spectrum: Tensor) -> Tensor:
     """The spectrum of the modulus of what has this spectrum."""
-    return torch.fft.fft2(torch.fft.ifft2(spectrum).abs())
+    found: Tensor = torch.fft.fft2(torch.fft.ifft2(spectrum).abs())
+    return found
 
 
 def _subsampled(spectrum: Tensor) -> Tensor:
     """The spectrum of every second pixel: the four aliases of a frequency, averaged."""
     half = spectrum.shape[-1] // 2
-    parts = spectrum.unflatten(-1, (2, half)).unflatten(-3, (2, half))
+    parts = spectrum.reshape(*spectrum.shape[:-2], 2, half, 2, half)
     return parts.mean(dim=(-4, -2))
 
 
