@@ -270,7 +270,7 @@ def _recurrent(results: Results, path: Path) -> None:
         Panel("training step", "squared error", lines("error"), "Error, up to the last finite one",
               logarithmic="y", percent=False),
         Panel("training step", "largest gradient norm", lines("largest_norm"),
-              "Gradient norm before the cure", logarithmic="y", percent=False),
+              "Gradient norm before the cure, where finite", logarithmic="y", percent=False),
     )  # fmt: skip
 
 
