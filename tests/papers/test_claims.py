@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deniable.papers import PAPERS, Experiment, Paper, Results
+from deniable.papers import PAPERS, Claim, Experiment, Paper, Results, Verdict
 
 EXPERIMENTS = [(paper, experiment) for paper in PAPERS for experiment in paper.experiments]
 IDS = [f"{paper.name}/{experiment.name}" for paper, experiment in EXPERIMENTS]
@@ -55,3 +55,11 @@ def test_every_paper_has_a_quick_run() -> None:
 def test_claims_are_listed_without_loading_torch() -> None:
     code = "import sys, deniable.papers, deniable.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_claim_has_no_verdict_before_all_that_it_rests_on_was_run(tmp_path: Path) -> None:
+    claim = Claim("rises", "It rises", lambda _: Verdict(True, "it does"), of="k=")
+    some = Results(tmp_path / "some.json", {"k=1": {}}, missing=("k=2", "c=1"))
+    assert claim.verdict(some).word == "not run"
+    enough = Results(tmp_path / "some.json", {"k=1": {}, "k=2": {}}, missing=("c=1",))
+    assert claim.verdict(enough).word == "agrees"

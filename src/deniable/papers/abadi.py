@@ -148,6 +148,7 @@ TABLE = Experiment(
                 f"MNIST, {'without privacy' if label == 'baseline' else f'epsilon {label}'}: "
                 f"{percent(theirs, 1 if label == 'baseline' else 0)}",
                 partial(_at_least, f"mnist-{label}", theirs, ""),
+                of=f"mnist-{label}-",
             )
             for label, theirs in THEIRS.items()
         ),
@@ -163,6 +164,7 @@ TABLE = Experiment(
                     "from convolutions trained on public images; here a linear model stands on "
                     "scattering features, which no data chose.",
                 ),
+                of=f"cifar-{label}-",
             )
             for label, theirs in CIFAR_THEIRS.items()
         ),
@@ -306,26 +308,31 @@ PARAMETERS = Experiment(
             "components",
             "Accuracy is fairly stable from 20 principal components on",
             partial(_stable, "components", 0.02, "Stable: within two percentage points."),
+            of="components-",
         ),
         Claim(
             "hidden",
             "More hidden units do not hurt, although each adds noise",
             partial(_stable, "hidden", 0.02, "Not hurt: within two percentage points."),
+            of="hidden-",
         ),
         Claim(
             "lot",
             "The lot size matters much, and the best is neither the smallest nor the largest",
             partial(_inner_best, "lot", "The learning rate was not chosen again for each size."),
+            of="lot-",
         ),
         Claim(
             "clip",
             "The clip norm has its best value between too small and too large",
             partial(_inner_best, "clip", ""),
+            of="clip-",
         ),
         Claim(
             "noise",
             "At a fixed epsilon, the noise has its best value between short and long trainings",
             partial(_inner_best, "noise", ""),
+            of="noise-",
         ),
     ),
     draw=_parameters,

@@ -48,11 +48,23 @@ class Claim:
         name: a word that no other claim of the experiment has.
         paper: what the paper says, in words: a number or a trend.
         check: the verdict on it; a `KeyError` means that a point was not run.
+        of: how the names of the points begin that it rests on: without one of them there is no
+            verdict.
     """
 
     name: str
     paper: str
     check: Callable[[Results], Verdict]
+    of: str = ""
+
+    def verdict(self, results: Results) -> Verdict:
+        """How it stands by these results."""
+        if any(name.startswith(self.of) for name in results.missing) or not results.entries:
+            return NOT_RUN
+        try:
+            return self.check(results)
+        except KeyError:
+            return NOT_RUN
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,7 @@ class Experiment:
 
     def verdicts(self, results: Results) -> dict[str, Verdict]:
         """How each claim stands, by its name."""
-        return {claim.name: _verdict(claim, results) for claim in self.claims}
+        return {claim.name: claim.verdict(results) for claim in self.claims}
 
 
 @dataclass(frozen=True)
@@ -111,10 +123,3 @@ class Paper:
                 return each
         known = ", ".join(f"{self.name}/{each.name}" for each in self.experiments)
         raise SettingsError(f"No experiment is called {self.name}/{name}. Choose one of {known}.")
-
-
-def _verdict(claim: Claim, results: Results) -> Verdict:
-    try:
-        return claim.check(results)
-    except KeyError:
-        return NOT_RUN

@@ -39,10 +39,12 @@ class Results:
     Attributes:
         path: the JSON file.
         entries: by the point's name: `settings`, `result` and `made`.
+        missing: the names of points that were asked for and are not there.
     """
 
     path: Path
     entries: dict[str, Row] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, paper: Paper, experiment: Experiment, folder: Path) -> Self:
@@ -70,10 +72,8 @@ class Results:
 
     def of_points(self, points: Mapping[str, Point]) -> Self:
         """The entries of these points alone, without those that were run under other settings."""
-        kept = {name for name, point in points.items() if self.has(name, point)}
-        return type(self)(
-            self.path, {name: entry for name, entry in self.entries.items() if name in kept}
-        )
+        kept = {name: self.entries[name] for name in points if self.has(name, points[name])}
+        return type(self)(self.path, kept, tuple(name for name in points if name not in kept))
 
     def add(self, name: str, point: Point, result: Row, command: str) -> None:
         """Keep a finished point: the file holds it when this returns."""
