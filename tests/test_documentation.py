@@ -18,7 +18,7 @@ from deniable.cli import app
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = [
-    *("train", "plan", "explain", "search", "spend", "claim", "report"),
+    *("train", "plan", "explain", "search", "spend", "claim", "report", "reproduce"),
     *("ledger", "ledger show", "ledger budget", "ledger close"),
 ]
 

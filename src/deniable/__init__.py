@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from deniable.isolation import Checked, check
     from deniable.ledger import Ledger
     from deniable.optimizers import AdamBC
+    from deniable.pca import PrivatePCA, PublicPCA
     from deniable.plan import Plan, Schedule
     from deniable.session import PrivateSession, attach
     from deniable.units import Neighbouring, Spent
@@ -52,7 +53,9 @@ _HOME = {
     "Neighbouring": "units",
     "PerLayerClip": "bounds",
     "Plan": "plan",
+    "PrivatePCA": "pca",
     "PrivateSession": "session",
+    "PublicPCA": "pca",
     "Schedule": "plan",
     "Spent": "units",
     "Tanh": "bounds",
@@ -80,7 +83,9 @@ __all__ = [
     "Neighbouring",
     "PerLayerClip",
     "Plan",
+    "PrivatePCA",
     "PrivateSession",
+    "PublicPCA",
     "Schedule",
     "Spent",
     "Tanh",
