@@ -105,7 +105,7 @@ class KeystreamGenerator:
         # The cipher asks for room for one more block than it writes.
         self._bytes = bytearray(_PAIRS * 16 + _BLOCK_BYTES)
         self._words = torch.frombuffer(self._bytes, dtype=torch.int64)
-        self._low = torch.empty(2 * _PAIRS, dtype=torch.int64)
+        self._low = torch.empty(_PAIRS, dtype=torch.int64)
         self._go_to(_checked(key), 0)
 
     def normal(self, shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -62,8 +62,8 @@ class Plan:
     (14040, 2.38)
     >>> Plan(60_000, epochs=60, noise_multiplier=1.1, epsilon=3.0, delta=1e-5).batch_size
     383
-    >>> falling = Plan(60_000, 256, epochs=60, epsilon=3.0, delta=1e-5,
-    ...                noise_schedule=Schedule.linear(1.0, 0.5, phases=3))
+    >>> lower = Schedule.linear(1.0, 0.5, phases=3)
+    >>> falling = Plan(60_000, 256, epochs=60, epsilon=3.0, delta=1e-5, noise_schedule=lower)
     >>> [round(each.noise_multiplier, 2) for each in falling.phases]
     [1.6, 1.2, 0.8]
     """
