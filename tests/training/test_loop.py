@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from deniable.accounting import spent
 from deniable.claim import read_claim, verify
 from deniable.ledger import Ledger
 from deniable.runfolder import RunFolder
@@ -193,4 +194,18 @@ def test_the_live_epsilon_costs_less_than_a_hundredth_of_the_time_and_never_unde
         assert private.steps <= live.recent() <= private.steps + 1_001
     assert len(readings) * 0.3 <= 0.01 * clock[0]
     assert len(readings) > 10
-    assert live.now() == private.steps
+
+
+def test_the_history_of_a_complete_run_states_what_each_row_had_cost(
+    tmp_path: Path, settings: Make
+) -> None:
+    """Rows are read ahead while training goes on, and said anew at its end."""
+    run = begin(settings(), tmp_path)
+    assert fit(run)
+    plan = run.private.plan
+    rows = run.record["history"]
+    assert len(rows) > 1
+    for row in rows:
+        exact = spent(plan.part(0, row["step"]), plan.delta, plan.accountant).epsilon
+        assert exact <= row["epsilon"] <= 1.05 * exact
+    assert rows[-1]["epsilon"] == plan.epsilon
