@@ -26,10 +26,6 @@ def _network(hidden: int) -> Named:
 
 # Learning rate, clip norm and epochs by validation: see the experiment's settings.
 MNIST = {
-    "8": Training(
-        "mnist", _network(1000), LOT, epochs=60, lr=((0.0, 10.0), (60.0, 0.5)), epsilon=8.0,
-        bound=Named("Clip", norm=0.3), features=_components(60, 4.0),
-    ),
     "2": Training(
         "mnist", _network(1000), LOT, epochs=30, lr=((0.0, 8.0), (30.0, 0.5)), epsilon=2.0,
         bound=Named("Clip", norm=0.3), features=_components(60, 7.0),
@@ -41,6 +37,10 @@ MNIST = {
     "baseline": Training(
         "mnist", _network(1000), LOT, epochs=100, lr=0.1, noise_multiplier=0.0,
         bound=Named("Clip", norm=1e6), features=_components(60, 0.0),
+    ),
+    "8": Training(
+        "mnist", _network(1000), LOT, epochs=60, lr=((0.0, 10.0), (60.0, 0.5)), epsilon=8.0,
+        bound=Named("Clip", norm=0.3), features=_components(60, 4.0),
     ),
 }  # fmt: skip
 
