@@ -26,10 +26,6 @@ def _network(hidden: int) -> Named:
 
 # Learning rate, clip norm and epochs by validation: see the experiment's settings.
 MNIST = {
-    "8": Training(
-        "mnist", _network(1000), LOT, epochs=60, lr=((0.0, 10.0), (60.0, 0.5)), epsilon=8.0,
-        bound=Named("Clip", norm=0.3), features=_components(60, 4.0),
-    ),
     "2": Training(
         "mnist", _network(1000), LOT, epochs=30, lr=((0.0, 8.0), (30.0, 0.5)), epsilon=2.0,
         bound=Named("Clip", norm=0.3), features=_components(60, 7.0),
@@ -41,6 +37,10 @@ MNIST = {
     "baseline": Training(
         "mnist", _network(1000), LOT, epochs=100, lr=0.1, noise_multiplier=0.0,
         bound=Named("Clip", norm=1e6), features=_components(60, 0.0),
+    ),
+    "8": Training(
+        "mnist", _network(1000), LOT, epochs=400, lr=((0.0, 2.0), (400.0, 0.1)), epsilon=8.0,
+        bound=Named("Clip", norm=0.3), features=_components(60, 4.0),
     ),
 }  # fmt: skip
 
@@ -129,9 +129,12 @@ TABLE = Experiment(
         "lots of 600, delta 1e-5. The components are released with noise 4, 7 and 12 (at epsilon "
         "8, 2 and 0.5), stand in the same ledger as the steps, and are paid for by the same "
         "epsilon. The slides leave learning rate, clip norm, noise and epochs open. They were "
-        "chosen on the last 10,000 training rows with another seed, among some ten settings a "
-        "budget, and no choice was made by the test set; as usual, what such a choice tells of the "
-        "rows is not in epsilon. The learning rate falls in a straight line. Batches are Poisson "
+        "chosen on the last 10,000 training rows with another seed, among some twenty settings at "
+        "epsilon 8 and fewer at the others, and no choice was made by the test set; as usual, what "
+        "such a choice tells of the rows is not in epsilon. At epsilon 8, 60 epochs gave 96.8% "
+        "there and 240 gave 97.0%: many small steps under more noise are the better bargain. A "
+        "first table with 60 epochs came to 96.7% on the test set; this one has 400, the next "
+        "step in that direction. The learning rate falls in a straight line. Batches are Poisson "
         "samples. Three seeds, and the accuracy after the last step."
     ),
     points={
