@@ -3,8 +3,8 @@
     python -m benchmarks.live_epsilon
     python -m benchmarks.live_epsilon --data mnist --epochs 1
 
-Trains as the command does, with a clock around every reading of epsilon, for the watcher and for the
-rows of the history. What is done once, before the first step and after the last, is not in it.
+Trains as the command does, with a clock around every reading of epsilon, for the watcher and for
+the rows of the history. What is done once, before the first step and after the last, is not in it.
 """
 
 from __future__ import annotations
