@@ -564,7 +564,7 @@ def test_the_ledger_is_written_before_the_release_takes_effect() -> None:
     everyone(private)
     before = copy.deepcopy(model.state_dict())
 
-    def broken(event: object) -> None:
+    def broken(event: object, alike: int | None = None) -> None:
         raise OSError("disk full")
 
     private._run.release = broken

@@ -103,3 +103,13 @@ def test_a_budget_ends_the_run_within_its_schedule() -> None:
         step(model, optimizer, private, x)
     assert 0 < private.steps < 6
     assert private.spent().epsilon <= planned.epsilon * 0.8
+
+
+def test_what_is_reserved_ends_with_the_phase(tmp_path: Path) -> None:
+    """Killed at any instant, the ledger states no step of the next phase as one of this."""
+    planned, path = plan(), tmp_path / "ledger.db"
+    model, optimizer, private = attached(planned, ledger=path, run_id="r")
+    for number, (x, _) in enumerate(private.batches(DATA)):
+        step(model, optimizer, private, x)
+        with Ledger(path, create=False) as ledger:
+            assert tally(ledger.event("r")) == tally(planned.part(0, planned.at(number).stop))

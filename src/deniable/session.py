@@ -495,7 +495,7 @@ class PrivateSession:
             )
         self._releasing = True
         try:
-            self._run.release(piece.event)
+            self._run.release(piece.event, alike=self.plan.at(self.steps).stop - self.steps)
         except BudgetError:
             self._releasing = False  # nothing of it was recorded
             raise

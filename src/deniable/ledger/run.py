@@ -85,10 +85,15 @@ class RunLedger:
         self.position = position
         self._current, self._free_until = None, 0
 
-    def release(self, event: Event) -> None:
+    def release(self, event: Event, alike: int | None = None) -> None:
         """Records one release; to be called before it takes effect.
 
         Inside the reserved block this only counts; otherwise the next block is made durable first.
+
+        Args:
+            event: the release.
+            alike: how many releases are planned to be like it, from this one on: no block reaches
+                past them.
 
         Raises:
             BudgetError: the release would pass the ledger's budget, or the ledger is closed.
@@ -98,7 +103,7 @@ class RunLedger:
         if self.position >= self._free_until or (
             event is not self._current and event != self._current
         ):
-            self._cover(event)
+            self._cover(event, alike)
         self.position += 1
         if self.position > self._highest:
             self._highest = self.position
@@ -124,7 +129,7 @@ class RunLedger:
         with self._store.known() as contents:
             return composed(contents.runs[self.run_id].statement.counts(before=self.position))
 
-    def _cover(self, event: Event) -> None:
+    def _cover(self, event: Event, alike: int | None) -> None:
         """Sees to it that the step at `position` is durably reserved as `event`."""
         with self._store.transaction(write=True) as contents:
             run = contents.runs[self.run_id]
@@ -136,14 +141,16 @@ class RunLedger:
                 )
             free_until = run.statement.covered_until(event, self.position)
             if free_until is None:
-                free_until = self._reserve(event, contents, run.statement)
+                free_until = self._reserve(event, alike, contents, run.statement)
         self._current, self._free_until = event, free_until
 
-    def _reserve(self, event: Event, contents: Contents, statement: Statement) -> int:
+    def _reserve(
+        self, event: Event, alike: int | None, contents: Contents, statement: Statement
+    ) -> int:
         """Reserves the next block, or as much of it as the budget admits."""
         contents.check_open()
         self._give_back(statement)
-        start, length = self.position, self._block
+        start, length = self.position, min(self._block, alike or self._block)
         if self._planned is not None and start < self._planned:
             length = min(length, self._planned - start)
         budget, totals = contents.budget, contents.totals()
