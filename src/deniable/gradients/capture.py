@@ -15,6 +15,7 @@ parameter raises before anything is released.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -75,6 +76,7 @@ class Capture:
         self._rows: int | None = None
         self._mode: Watch | None = None
         self._watched: nn.Module | None = None
+        self._handled: BaseException | None = None
         self._checkpointing = False
         self._handles: list[RemovableHandle] = [
             model.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True),
@@ -256,6 +258,7 @@ class Capture:
 
     def _start(self, module: nn.Module, forward: ForwardCall) -> Watch:
         self._mode, self._watched = Watch(self, forward, self._verdicts), module
+        self._handled = sys.exception()
         self._mode.__enter__()  # type: ignore[no-untyped-call]
         return self._mode
 
@@ -265,7 +268,8 @@ class Capture:
         mode = self._mode
         mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._mode = self._watched = None
-        if outputs is None or mode.order.recomputing:
+        failed = outputs is None and sys.exception() is not self._handled
+        if failed or mode.order.recomputing:
             return
         if mode.order.begun:
             mode.order.left(outputs)

@@ -205,9 +205,7 @@ class Turned(Contribution):
     shape: torch.Size
 
     @classmethod
-    def of(
-        cls, values: Tensor, norms: Tensor, order: tuple[int, ...], shape: torch.Size
-    ) -> Turned:
+    def of(cls, values: Tensor, norms: Tensor, order: tuple[int, ...], shape: torch.Size) -> Turned:
         """Gradients whose squared norms are known."""
         made = cls(values, order, shape)
         made._norms = norms
