@@ -580,6 +580,48 @@ def test_rows_that_meet_are_found_wherever_the_model_leaves_its_answer() -> None
             released_sum(model, batch, loss, 0.2)
 
 
+@pytest.mark.parametrize("where", ["the batch", "a gradient", "a mask of a weight"])
+def test_what_gradients_are_formed_from_stays_as_it_was_measured(where: str) -> None:
+    """Norms are taken when gradients arrive, sums at the step: nothing is written in between."""
+
+    def forward(m: Model, x: Tensor) -> Tensor:
+        h = m.first(x)
+        if where == "a gradient":
+            h.register_hook(lambda grad: grad.mul_(1000))
+        return m.second(h + m.again(x) + F.linear(x, m.again.weight * m.mask))
+
+    model, (x, labels) = build(forward, 5)
+    model.again, model.mask = nn.Linear(4, 6).double(), torch.ones(6, 4).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    plan = deniable.Plan(examples=5, batch_size=5, steps=1, noise_multiplier=0.0, delta=1e-3)
+    private = deniable.attach(model, optimizer, plan)
+    everyone(private)
+    with pytest.raises(CaptureError, match="written to in place"):
+        for images, targets in private.batches((x, labels)):
+            class_loss(model, images, targets).backward()
+            if where == "the batch":
+                images.mul_(1000)
+            elif where == "a mask of a weight":
+                model.mask.mul_(1000)
+            optimizer.step()
+
+
+def test_a_weight_with_dropout_keeps_its_mask() -> None:
+    def forward(m: Model, x: Tensor) -> Tensor:
+        return m.second(F.linear(m.hidden(x), F.dropout(m.matrix, 0.5)))
+
+    model, batch = build(forward, 5)
+    twin = copy.deepcopy(model)
+    torch.manual_seed(1)
+    found = released_sum(model, batch, class_loss, 1e6)
+    torch.manual_seed(1)
+    class_loss(twin, *batch).backward()
+    expected = {
+        name: 5 * each.grad for name, each in twin.named_parameters() if each.grad is not None
+    }
+    assert relative_error({name: found[name] for name in expected}, expected) < 1e-10
+
+
 def test_dropout_after_a_move_is_no_mixture() -> None:
     """A row's mask depends on where it lies, and so on the others, but its gradient does not."""
 
