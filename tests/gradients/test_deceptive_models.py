@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -247,6 +249,19 @@ def attention_across_rows(m: Model, x: Tensor) -> Tensor:
 def outer_products_summed_over_rows(m: Model, x: Tensor) -> Tensor:
     h = m.hidden(x)
     return m.second(torch.einsum("bi,cj,cj->bi", h, h, h))
+
+
+@refused()
+def attention_across_sorted_rows_at_the_end(m: Model, x: Tensor) -> Tensor:
+    order = x[:, 0].argsort()
+    y = m.second(m.hidden(x))[order]
+    return ((y @ y.mT).softmax(1) @ y)[order.argsort()]
+
+
+@refused()
+def centred_after_sorting_at_the_end(m: Model, x: Tensor) -> Tensor:
+    y = m.second(m.hidden(x))[x[:, 0].argsort()]
+    return y - y.mean(0)
 
 
 @refused()
@@ -509,6 +524,102 @@ def test_a_loss_that_cannot_be_followed_is_refused(
     model, batch = build(forward, 4)
     with pytest.raises(CaptureError, match=error):
         released_sum(model, batch, loss, 0.2)
+
+
+class OwnDict(dict[str, Tensor]):
+    """A batch of a class of its own, as many libraries have."""
+
+
+class OwnList(list[Tensor]):
+    """The same."""
+
+
+@pytest.mark.parametrize("container", [lambda x: OwnDict(x=x), lambda x: OwnList([x])])
+def test_rows_that_meet_are_found_whatever_holds_the_batch(container: Callable[..., Any]) -> None:
+    def only(batch: Any) -> Tensor:
+        (x,) = batch.values() if isinstance(batch, dict) else batch
+        return x
+
+    def loss(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+        return class_loss(model, container(x), labels)
+
+    model, batch = build(lambda m, held: m.second(m.hidden(only(held))), 6)
+    expected = clipped_sum(model, batch, loss, 0.2)
+    found = released_sum(copy.deepcopy(model), batch, loss, 0.2)
+    assert relative_error(found, expected) < 1e-10
+    model, batch = build(lambda m, held: centred(m, only(held)), 6)
+    with pytest.raises(CaptureError, match="depend on another row"):
+        released_sum(model, batch, loss, 0.2)
+
+
+@dataclass
+class Answer:
+    """What a model may return."""
+
+    logits: Tensor
+
+
+def test_rows_that_meet_are_found_wherever_the_model_leaves_its_answer() -> None:
+    def returned(m: Model, x: Tensor) -> Answer:
+        y = m.second(m.hidden(x))
+        return Answer(y - y.mean(0))
+
+    def kept(m: Model, x: Tensor) -> None:
+        m.answer = returned(m, x).logits
+
+    def loss_of_returned(model: Model, x: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(model(x).logits, labels)
+
+    def loss_of_kept(model: Model, x: Tensor, labels: Tensor) -> Tensor:
+        model(x)
+        return F.cross_entropy(model.answer, labels)
+
+    for forward, loss in ((returned, loss_of_returned), (kept, loss_of_kept)):
+        model, batch = build(forward, 6)
+        with pytest.raises(CaptureError, match="output holds values of one row"):
+            released_sum(model, batch, loss, 0.2)
+
+
+@pytest.mark.parametrize("where", ["the batch", "a gradient", "a mask of a weight"])
+def test_what_gradients_are_formed_from_stays_as_it_was_measured(where: str) -> None:
+    """Norms are taken when gradients arrive, sums at the step: nothing is written in between."""
+
+    def forward(m: Model, x: Tensor) -> Tensor:
+        h = m.first(x)
+        if where == "a gradient":
+            h.register_hook(lambda grad: grad.mul_(1000))
+        return m.second(h + m.again(x) + F.linear(x, m.again.weight * m.mask))
+
+    model, (x, labels) = build(forward, 5)
+    model.again, model.mask = nn.Linear(4, 6).double(), torch.ones(6, 4).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    plan = deniable.Plan(examples=5, batch_size=5, steps=1, noise_multiplier=0.0, delta=1e-3)
+    private = deniable.attach(model, optimizer, plan)
+    everyone(private)
+    with pytest.raises(CaptureError, match="written to in place"):
+        for images, targets in private.batches((x, labels)):
+            class_loss(model, images, targets).backward()
+            if where == "the batch":
+                images.mul_(1000)
+            elif where == "a mask of a weight":
+                model.mask.mul_(1000)
+            optimizer.step()
+
+
+def test_a_weight_with_dropout_keeps_its_mask() -> None:
+    def forward(m: Model, x: Tensor) -> Tensor:
+        return m.second(F.linear(m.hidden(x), F.dropout(m.matrix, 0.5)))
+
+    model, batch = build(forward, 5)
+    twin = copy.deepcopy(model)
+    torch.manual_seed(1)
+    found = released_sum(model, batch, class_loss, 1e6)
+    torch.manual_seed(1)
+    class_loss(twin, *batch).backward()
+    expected = {
+        name: 5 * each.grad for name, each in twin.named_parameters() if each.grad is not None
+    }
+    assert relative_error({name: found[name] for name in expected}, expected) < 1e-10
 
 
 def test_dropout_after_a_move_is_no_mixture() -> None:

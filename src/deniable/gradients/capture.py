@@ -15,6 +15,7 @@ parameter raises before anything is released.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -30,13 +31,13 @@ from deniable.gradients.eager import allow_compiled, run_as_written
 from deniable.gradients.groups import Groups
 from deniable.gradients.layout import Fold, Layout
 from deniable.gradients.mode import Watch
-from deniable.gradients.outer import Several
+from deniable.gradients.outer import OneHot, Several
 from deniable.gradients.per_unit import PerUnitGradients
 from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, describe, probe
 from deniable.gradients.strategies import Chooser
 from deniable.gradients.tree import tensors_in
 from deniable.gradients.use import Derived, Function, Use
-from deniable.gradients.whose import Tracking
+from deniable.gradients.whose import Tracking, version
 
 
 class Capture:
@@ -63,6 +64,7 @@ class Capture:
         self._names = {id(parameter): name for name, parameter in parameters.items()}
         self._derived: dict[int, Derived] = {}
         self._found: dict[int, list[Contribution]] = {}
+        self._measured: list[tuple[Tensor, int, tuple[str, ...]]] = []
         self._groups: Groups | None = None
         self._anchor = torch.zeros((), requires_grad=True)
         self.receipts = 0
@@ -76,6 +78,7 @@ class Capture:
         self._rows: int | None = None
         self._mode: Watch | None = None
         self._watched: nn.Module | None = None
+        self._handled: BaseException | None = None
         self._checkpointing = False
         self._handles: list[RemovableHandle] = [
             model.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True),
@@ -105,7 +108,7 @@ class Capture:
     def discard(self) -> None:
         """Forget everything captured and not yet collected."""
         allow_compiled(self)
-        self._found = {}
+        self._found, self._measured = {}, []
         self._groups = None
         self._derived.clear()
         self._forwards.clear()
@@ -152,6 +155,8 @@ class Capture:
         units = len(self._groups.sizes) if self._groups else self._rows or 0
         reduced = self.chooser.reduced(contribution, units, argument.numel())
         self._found.setdefault(id(argument), []).append(reduced)
+        for factor in _factors(reduced):
+            self._measured.append((factor, version(factor), self.names_of(argument)))
 
     def collect(self, scale: float) -> PerUnitGradients:
         """The per-unit gradients of the open piece; the piece is closed.
@@ -159,6 +164,7 @@ class Capture:
         Args:
             scale: what autograd's gradients must be multiplied by to be gradients of one row.
         """
+        self._refuse_rewritten()
         n = self._rows or 0
         units = len(self._groups.sizes) if self._groups else n
         self._groups = None  # what comes through derived parameters is of units already
@@ -171,6 +177,24 @@ class Capture:
         values = {name: parameter.detach() for name, parameter in self.parameters.items()}
         self.discard()
         return PerUnitGradients(units, values, named, scale)
+
+    def _refuse_rewritten(self) -> None:
+        """Norms were taken when gradients arrived: what they are sums of must still be the same.
+
+        Raises:
+            CaptureError: the batch, say, was written to in place after the backward pass.
+        """
+        met = [
+            (each, seen, derived.names) for derived in self._derived.values()
+            for each, seen in derived.versions
+        ]  # fmt: skip
+        for factor, measured, names in (*self._measured, *met):
+            if version(factor) != measured:
+                raise CaptureError(
+                    f"What the gradient of parameter {', '.join(map(repr, names))} is formed from "
+                    "was written to in place between backward and optimizer.step() (the batch "
+                    "itself, perhaps). Leave it as it is until after the step."
+                )
 
     def slot(self, argument: object) -> str | Derived | None:
         """The name of a bound parameter, or the derived parameter, that an argument is."""
@@ -257,6 +281,7 @@ class Capture:
 
     def _start(self, module: nn.Module, forward: ForwardCall) -> Watch:
         self._mode, self._watched = Watch(self, forward, self._verdicts), module
+        self._handled = sys.exception()
         self._mode.__enter__()  # type: ignore[no-untyped-call]
         return self._mode
 
@@ -266,7 +291,8 @@ class Capture:
         mode = self._mode
         mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._mode = self._watched = None
-        if outputs is None or mode.order.recomputing:
+        failed = outputs is None and sys.exception() is not self._handled
+        if failed or mode.order.recomputing:
             return
         if mode.order.begun:
             mode.order.left(outputs)
@@ -320,12 +346,14 @@ class Capture:
 
         return raise_escape
 
-    def derive_all(self, result: Any, function: Function, args: Any, kwargs: Any) -> Any:
+    def derive_all(
+        self, result: Any, function: Function, args: Any, kwargs: Any, random: Tensor | None
+    ) -> Any:
         """Make each result of a function of parameters alone a parameter of its own."""
         if isinstance(result, Tensor):
-            return self._derive(result, function, args, kwargs, None)
+            return self._derive(result, function, args, kwargs, random, None)
         derived = [
-            self._derive(each, function, args, kwargs, k)
+            self._derive(each, function, args, kwargs, random, k)
             if isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex())
             else each
             for k, each in enumerate(result)
@@ -333,10 +361,11 @@ class Capture:
         return type(result)(derived)
 
     def _derive(
-        self, value: Tensor, function: Function, args: Any, kwargs: Any, output: int | None
-    ) -> Tensor:
-        leaf = value.detach().requires_grad_()
-        names = tuple(name for each in tensors_in(args, kwargs) for name in self.names_of(each))
+        self, value: Tensor, function: Function, args: Any, kwargs: Any, random: Tensor | None,
+        output: int | None,
+    ) -> Tensor:  # fmt: skip
+        leaf, leaves = value.detach().requires_grad_(), tensors_in(args, kwargs)
+        names = tuple(name for each in leaves for name in self.names_of(each))
         quoted = " and ".join(sorted({f"'{name}'" for name in names}))
 
         def raise_escape(_: Tensor) -> None:
@@ -347,8 +376,20 @@ class Capture:
             )
 
         leaf.register_hook(raise_escape)  # type: ignore[no-untyped-call]
-        self._derived[id(leaf)] = Derived(leaf, function, args, kwargs, output, names)
+        versions = [(each, version(each)) for each in leaves]
+        self._derived[id(leaf)] = Derived(
+            leaf, function, args, kwargs, output, names, random, versions
+        )
         return leaf
+
+
+def _factors(held: object) -> Iterator[Tensor]:
+    """Every tensor that a contribution keeps."""
+    for each in vars(held).values():
+        if isinstance(each, Tensor):
+            yield each
+        elif isinstance(each, (Contribution, OneHot)):
+            yield from _factors(each)
 
 
 def _combine(parts: list[Contribution]) -> Contribution:

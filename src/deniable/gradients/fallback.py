@@ -110,7 +110,8 @@ def through(
         return value
 
     parents = [leaves[k] for k in bound.values()]
-    value, pull, *_ = torch.func.vjp(compute, *(exact[k] for k in bound.values()))
+    with _drawing(derived):
+        value, pull, *_ = torch.func.vjp(compute, *(exact[k] for k in bound.values()))
     values = contribution.dense().values.to(value.dtype)
     if len(values) != n:
         raise CaptureError(f"Expected {n} per-unit gradients, got {len(values)}.")
@@ -118,6 +119,28 @@ def through(
         gradients = torch.func.vmap(pull)(values)
     for parent, gradient in zip(parents, gradients, strict=True):
         yield parent, Dense(gradient)
+
+
+def random_state(device: torch.device) -> Tensor:
+    """That of torch's generator on a device."""
+    on_gpu = device.type == "cuda"
+    return torch.cuda.get_rng_state(device) if on_gpu else torch.get_rng_state()
+
+
+@contextmanager
+def _drawing(derived: Derived) -> Iterator[None]:
+    """The same random numbers as when the function ran in forward (a weight's dropout, say)."""
+    if derived.random is None:
+        yield
+        return
+    device = derived.value.device
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng([device] if on_gpu else []):
+        if on_gpu:
+            torch.cuda.set_rng_state(derived.random, device)
+        else:
+            torch.set_rng_state(derived.random)
+        yield
 
 
 def _accurate(leaf: Any) -> Any:

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from deniable.errors import CaptureError
 from deniable.gradients.bags import embedding_bag
+from deniable.gradients.fallback import random_state
 from deniable.gradients.layout import Fold, Layout, Owners, candidates
 from deniable.gradients.moves import LIKE, STARTS, plain_name
 from deniable.gradients.order import Order
@@ -202,6 +203,9 @@ class Watch(TorchFunctionMode):
         key = self._key(func, bound)
         flowing = any(leaf.requires_grad for leaf in data)
         versions = [(leaf, version(leaf)) for leaf in (*data, *bound)]
+        carrying = any(forward.carries_rows(leaf) for leaf in data)
+        constant = not carrying and n != 0
+        random = random_state(bound[0].device) if constant else None
         with torch.set_grad_enabled(flowing):
             result = _unaliased(func(*detached, **options), [*detached, *options.values()])
         outputs = list(result) if isinstance(result, (tuple, list)) else [result]
@@ -210,8 +214,6 @@ class Watch(TorchFunctionMode):
         if not any(map(_is_continuous, tensors)):
             self._mark(func, args, kwargs, result)
             return result
-        carrying = any(forward.carries_rows(leaf) for leaf in data)
-        constant = not carrying and n != 0
         met: Met | Lost | None = None
         if self.order.begun:
             met = self.order.meets(func, args, data, tensors)
@@ -221,7 +223,9 @@ class Watch(TorchFunctionMode):
             outputs = self._observe(key, data, outputs, met, constant)
             result = outputs[0] if isinstance(result, Tensor) else result
         if constant and not (spread and n == 1) and self._is_constant(key, tensors):
-            return capture.derive_all(result, func, args, kwargs)
+            if random is not None and torch.equal(random, random_state(bound[0].device)):
+                random = None
+            return capture.derive_all(result, func, args, kwargs, random)
         followed = met is not None or n <= 1 or not carrying
         if not (followed or any(size % n == 0 for leaf in data for size in leaf.shape)):
             raise CaptureError(

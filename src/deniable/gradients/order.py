@@ -37,7 +37,7 @@ from deniable.gradients.moves import (
 )
 from deniable.gradients.probe import owners_of, plain
 from deniable.gradients.rules import RULES
-from deniable.gradients.tree import tensors_in
+from deniable.gradients.tree import tensors_in, tensors_within
 from deniable.gradients.whose import IN_ORDER, NOBODYS, WRITTEN, Known, Lost, Met, alike, version
 
 if TYPE_CHECKING:
@@ -370,19 +370,22 @@ class Order:
             )
 
     def left(self, outputs: Any) -> None:
-        """The model returns: no row of its outputs may be made of several.
+        """The model returns: whose each row of its outputs is must be known.
 
         Raises:
-            CaptureError: naming the function that mixed them.
+            CaptureError: a row may be made of several; the function that left it open is named.
         """
-        for each in tensors_in(outputs):
+        for each in tensors_within(outputs):
             known = self.of(each)
-            if each.requires_grad and isinstance(known, Lost) and known.mixed:
+            if not (each.requires_grad and isinstance(known, Lost)):
+                continue
+            if known.mixed:
                 raise CaptureError(
                     f"The model's output mixes rows of the batch: {known.by} met rows in two "
                     "orders. What one row's loss depends on must be that row alone. Mix examples "
                     "before they are drawn, as data of their own, or leave the mixing out."
                 )
+            self.refuse("The model's output", known)
 
     def carry(self, whose: Known, tensor: Tensor, dim: int) -> None:
         """Note that a tensor's rows, along `dim`, are those of another."""

@@ -26,12 +26,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_map
 
 from deniable.errors import CaptureError
 from deniable.gradients.layout import WHOLE, Fold, Layout, Owners, candidates
 from deniable.gradients.trace import Trace
-from deniable.gradients.tree import tensors_in
+from deniable.gradients.tree import mapped, tensors_in, tensors_within
 from deniable.gradients.whose import Lost, Tracking, version
 
 if TYPE_CHECKING:
@@ -314,11 +313,17 @@ class Runs:
         call = ForwardCall(forward.model, args, kwargs, self.rows, forward.anchor, Tracking())
         watched = self.capture.observing(call, seen, self.verdicts)
         with _undisturbed(forward, self.exact), watched, _unsaved():
+            before = _attributes(forward.model)
             result = forward.model.forward(*args, **kwargs)
             seen.random = torch.get_rng_state()
+            left = [
+                value
+                for key, value in _attributes(forward.model).items()
+                if value is not before.get(key)
+            ]
         seen.reordered = call.tracking.reordered is not None
         seen.calls[OUTPUT] = []
-        for leaf in tensors_in(result):
+        for leaf in (*tensors_within(result), *tensors_in(left)):
             whose = call.tracking.noted(leaf)
             if leaf.requires_grad and leaf.ndim and not isinstance(whose, Lost):
                 known = whose if isinstance(whose, Owners) else None
@@ -340,11 +345,11 @@ class Runs:
             others = kept[~units]
             source[units] = others[torch.arange(self.rows - len(others)) % len(others)]
 
-        def replace(leaf: Any) -> Any:
-            if units is not None and any(leaf is each for each in self.forward.packed):
+        def replace(leaf: Tensor | PackedSequence) -> Any:
+            if isinstance(leaf, PackedSequence):
+                if units is None or not any(leaf is each for each in self.forward.packed):
+                    return leaf
                 return _replaced_steps(leaf, units)
-            if not isinstance(leaf, Tensor):
-                return leaf
             rows, places = leaf.detach(), plain(leaf, self.forward.rows)
             spared = spare_numbers and leaf.ndim == 1 and not leaf.is_floating_point()
             if places:
@@ -352,7 +357,7 @@ class Runs:
                 rows = rows.index_select(places[0].dim, index)
             return rows.clone().requires_grad_(leaf.requires_grad)
 
-        replaced: tuple[Any, Any] = tree_map(replace, (self.forward.args, self.forward.kwargs))
+        replaced: tuple[Any, Any] = mapped(replace, (self.forward.args, self.forward.kwargs))
         return replaced
 
 
@@ -387,6 +392,16 @@ def _undisturbed(forward: ForwardCall, dropout: bool) -> Iterator[None]:
             for buffer, seen, value in values:
                 if version(buffer) != seen:
                     buffer.copy_(value)
+
+
+def _attributes(model: nn.Module) -> dict[tuple[int, str], Any]:
+    """What the modules hold besides parameters, buffers and layers."""
+    return {
+        (k, name): value
+        for k, module in enumerate(model.modules())
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+    }
 
 
 def leave_out_dropout(model: nn.Module) -> None:

@@ -28,7 +28,12 @@ Function = Callable[..., Any]
 
 @dataclass(eq=False)
 class Derived:
-    """A function of bound parameters and constants alone, treated as a parameter of its own."""
+    """A function of bound parameters and constants alone, treated as a parameter of its own.
+
+    Attributes:
+        random: the state of torch's generator when it was called, if it drew from that.
+        versions: of the tensors among its arguments, when it was called.
+    """
 
     value: Tensor
     function: Function
@@ -36,6 +41,8 @@ class Derived:
     kwargs: dict[str, Any]
     output: int | None
     names: tuple[str, ...]
+    random: Tensor | None
+    versions: list[tuple[Tensor, int]]
 
 
 @dataclass(eq=False)
