@@ -78,7 +78,7 @@ class Watch(TorchFunctionMode):
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.batch_norm and torch.is_grad_enabled():
+        if func is F.batch_norm:
             _refuse_batch_statistics(*args, **kwargs)
         if self.order.begun:
             self.order.settle(args, kwargs)
