@@ -16,6 +16,7 @@ parameter raises before anything is released.
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -32,7 +33,15 @@ from deniable.gradients.groups import Groups
 from deniable.gradients.layout import Fold, Layout
 from deniable.gradients.mode import Watch
 from deniable.gradients.per_unit import PerUnitGradients
-from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, describe, probe
+from deniable.gradients.probe import (
+    AGAIN,
+    ForwardCall,
+    Key,
+    Observation,
+    Verdict,
+    describe,
+    probe,
+)
 from deniable.gradients.strategies import Chooser
 from deniable.gradients.tree import tensors_in
 from deniable.gradients.use import Derived, Function, Use
@@ -69,6 +78,10 @@ class Capture:
         self.receipts = 0
         self._foreign: list[tuple[int, ...]] = []
         self._verdicts: dict[tuple[Any, ...], Verdict] = {}
+        self._trails: set[tuple[str, str]] = set()
+        self._carried: set[tuple[nn.Module, str]] = set()
+        self.stale: dict[int, tuple[weakref.ref[Tensor], str]] = {}
+        self._counted: dict[Key, int] = {}
         self._forwards: list[ForwardCall] = []
         self._tracking = Tracking()
         self._observed: ForwardCall | None = None
@@ -102,6 +115,11 @@ class Capture:
         """
         self.discard()
         self._rows, self._groups, self._tracking = rows, groups, Tracking()
+        self.stale = {
+            id(each): (weakref.ref(each), f"'{type(module).__name__}.{name}'")
+            for module, name in self._carried
+            for each in tensors_in(vars(module).get(name))
+        }
         run_as_written(self)
 
     def discard(self) -> None:
@@ -111,6 +129,7 @@ class Capture:
         self._groups = None
         self._derived.clear()
         self._forwards.clear()
+        self._counted = {}
         self.receipts = 0
         self._foreign = []
         self._rows = None
@@ -225,17 +244,24 @@ class Capture:
             with torch.enable_grad(), mode:
                 yield
         finally:
+            seen.trail = mode.trail
             self._derived, self._mode, self._observed = derived, active, watched
 
     def verdict(self, key: Key, forward: ForwardCall) -> Verdict | None:
         """What is known of a call; the model is run again where that is nothing yet."""
         if key not in self._verdicts and not forward.probed:
-            self._probe(forward, [key])
+            self._probe(forward, [key], self._mode)
         return self._verdicts.get(key)
 
     def located(self, key: Key, index: int) -> Layout | None:
         """Where a call's tensor was found to hold its units; None where it never moved."""
         known = self._verdicts.get(key)
+        if known is not None and known.several:
+            raise CaptureError(
+                f"{describe(key)} runs several times under checkpoint(use_reentrant=True), with "
+                "rows in different places, and which one runs again cannot be told. Give "
+                "checkpoint use_reentrant=False."
+            )
         return known.layouts[index] if known is not None else None
 
     def located_anew(
@@ -253,20 +279,28 @@ class Capture:
                 "Make the order of calls in forward depend on nothing but the batch's shape."
             )
         if not forward.probed:
-            self._probe(forward, [key])
+            self._probe(forward, [key], self._mode)
         layout = self.located(key, index)
         return layout if layout in found else None
 
-    def _probe(self, forward: ForwardCall, wanted: Iterable[Key]) -> None:
-        forward.probed = True
-        self._verdicts.update(probe(self, forward, wanted))
+    def _probe(self, forward: ForwardCall, wanted: Iterable[Key], mode: Watch | None) -> None:
+        forward.probed, trail = True, set(mode.trail if mode else ())
+        seen = probe(self, forward, wanted, trail)
+        for key, found in seen.verdicts.items():
+            again = key[0] == AGAIN and key in self._verdicts
+            self._verdicts[key] = found.beside(self._verdicts[key]) if again else found
+        self._carried |= seen.carried
+        if seen.settled:
+            self._trails |= trail | seen.trail
 
     # -- forward -----------------------------------------------------------------------------
 
     def _enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._rows is None or self._mode or not (model.training and torch.is_grad_enabled()):
             return
-        forward = ForwardCall(model, args, kwargs, self._rows, self._anchor, self._tracking)
+        forward = ForwardCall(
+            model, args, kwargs, self._rows, self._anchor, self._tracking, self._counted
+        )
         if forward.shapes and not forward.inputs:
             self._foreign = forward.shapes
             return
@@ -293,6 +327,7 @@ class Capture:
         failed = outputs is None and sys.exception() is not self._handled
         if failed or mode.order.recomputing:
             return
+        self._counted = mode.times
         if mode.order.begun:
             mode.order.left(outputs)
         self._look_again(mode)
@@ -306,8 +341,24 @@ class Capture:
         due = self._watched_forwards >= self._due
         self._due *= 4 if due else 1
         last = [(count, *site) for site, count in mode.times.items()]
-        if any(key not in self._verdicts for key in last) or (due and not forward.probed):
-            self._probe(forward, last)
+        new = any(key not in self._verdicts for key in last) or not mode.trail <= self._trails
+        if new or (due and not forward.probed):
+            self._probe(forward, last, mode)
+
+    def refuse_stale(self, args: Any, kwargs: Any) -> None:
+        """Refuse what an earlier batch left in an attribute.
+
+        Raises:
+            CaptureError: it is an argument of a call.
+        """
+        for leaf in tensors_in(args, kwargs):
+            kept, name = self.stale.get(id(leaf), (None, ""))
+            if kept is not None and kept() is leaf:
+                raise CaptureError(
+                    f"Rows of this batch met what an earlier batch left in {name}, so that an "
+                    "example of that batch would move the gradients of this one. Begin each batch "
+                    "anew (set the attribute to None)."
+                )
 
     def expect_recomputation(self) -> None:
         """Activation checkpointing was met: watch every inner module from now on."""
