@@ -27,7 +27,7 @@ from torch.utils.hooks import RemovableHandle
 
 from deniable.errors import CaptureError
 from deniable.gradients import fallback
-from deniable.gradients.contributions import Contribution, OneHot, Several
+from deniable.gradients.contributions import Contribution, Several
 from deniable.gradients.eager import allow_compiled, run_as_written
 from deniable.gradients.groups import Groups
 from deniable.gradients.layout import Fold, Layout
@@ -72,7 +72,7 @@ class Capture:
         self._names = {id(parameter): name for name, parameter in parameters.items()}
         self._derived: dict[int, Derived] = {}
         self._found: dict[int, list[Contribution]] = {}
-        self._measured: list[tuple[Tensor, int, tuple[str, ...]]] = []
+        self._measured: list[tuple[Tensor, int, Tensor]] = []
         self._groups: Groups | None = None
         self._anchor = torch.zeros((), requires_grad=True)
         self.receipts = 0
@@ -173,8 +173,7 @@ class Capture:
         units = len(self._groups.sizes) if self._groups else self._rows or 0
         reduced = self.chooser.reduced(contribution, units, argument.numel())
         self._found.setdefault(id(argument), []).append(reduced)
-        for factor in _factors(reduced):
-            self._measured.append((factor, version(factor), self.names_of(argument)))
+        self._measured += [(each, version(each), argument) for each in _factors(reduced)]
 
     def collect(self, scale: float) -> PerUnitGradients:
         """The per-unit gradients of the open piece; the piece is closed.
@@ -202,16 +201,14 @@ class Capture:
         Raises:
             CaptureError: the batch, say, was written to in place after the backward pass.
         """
-        met = [
-            (each, seen, derived.names) for derived in self._derived.values()
-            for each, seen in derived.versions
-        ]  # fmt: skip
-        for factor, measured, names in (*self._measured, *met):
+        for derived in self._derived.values():
+            self._measured += [(each, seen, derived.value) for each, seen in derived.versions]
+        for factor, measured, argument in self._measured:
             if version(factor) != measured:
                 raise CaptureError(
-                    f"What the gradient of parameter {', '.join(map(repr, names))} is formed from "
-                    "was written to in place between backward and optimizer.step() (the batch "
-                    "itself, perhaps). Leave it as it is until after the step."
+                    f"What the gradient of parameter {', '.join(self.names_in((argument,), {}))} "
+                    "is formed from was written to in place between backward and optimizer.step() "
+                    "(the batch itself, perhaps). Leave it as it is until after the step."
                 )
 
     def slot(self, argument: object) -> str | Derived | None:
@@ -433,13 +430,15 @@ class Capture:
         return leaf
 
 
-def _factors(held: object) -> Iterator[Tensor]:
+def _factors(held: object) -> list[Tensor]:
     """Every tensor that a contribution keeps."""
+    found: list[Tensor] = []
     for each in vars(held).values():
         if isinstance(each, Tensor):
-            yield each
-        elif isinstance(each, (Contribution, OneHot)):
-            yield from _factors(each)
+            found.append(each)
+        elif hasattr(each, "__dict__"):
+            found += _factors(each)
+    return found
 
 
 def _combine(parts: list[Contribution]) -> Contribution:
