@@ -425,8 +425,9 @@ class Runs:
 
         def replace(leaf: Tensor | PackedSequence) -> Any:
             if isinstance(leaf, PackedSequence):
-                held = units is not None and any(leaf is each for each in self.forward.packed)
-                return _replaced_steps(leaf, units) if held else leaf
+                if units is None or not any(leaf is each for each in self.forward.packed):
+                    return leaf
+                return _replaced_steps(leaf, units)
             rows, places = leaf.detach(), plain(leaf, self.forward.rows)
             spared = spare_numbers and leaf.ndim == 1 and not leaf.is_floating_point()
             if places:

@@ -38,14 +38,10 @@ def mapped(function: Callable[[Any], Any], value: Any) -> Any:
     """
     if isinstance(value, (Tensor, PackedSequence)):
         return function(value)
-    if isinstance(value, dict):
+    if isinstance(value, (dict, list)):
         made = copy.copy(value)
-        for key, each in value.items():
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
             made[key] = mapped(function, each)
-        return made
-    if isinstance(value, list):
-        made = copy.copy(value)
-        made[:] = [mapped(function, each) for each in value]
         return made
     if isinstance(value, tuple):
         items = [mapped(function, each) for each in value]
