@@ -56,11 +56,12 @@ def peak(name: str, setting: Setting, choices: Choices) -> dict[str, int | None]
     Args:
         name: of the candidate.
         setting: what it trains.
-        choices: deniable's strategies while resident memory is measured; all else tries its own.
+        choices: deniable's strategies, as they were timed; the first two steps try their own.
 
     Returns:
         `first`: most bytes of tensors alive during the first two steps, in which strategies are
-        tried: model, data and gradients included. `steady`: the same during the third.
+        tried: model, data and gradients included. `steady`: the same during a third, with the
+        strategies that were timed.
         `resident`: how much resident memory the process holds at the peak of the third, beyond
         what it held after a step on two rows (plain and deniable on Linux's CPUs; otherwise None).
     """
@@ -70,13 +71,20 @@ def peak(name: str, setting: Setting, choices: Choices) -> dict[str, int | None]
         if name in ("plain", "deniable") and setting.device == "cpu" and _STATUS.exists():
             threads = torch.get_num_threads()
             resident = pool.submit(_resident, name, setting, threads, choices).result()
-        return {**tensors(name, setting, pool), "resident": resident}
+        found = tensors(name, setting, pool)
+        if name == "deniable" and setting.device == "cpu":
+            found["steady"] = tensors(name, setting, pool, choices)["steady"]
+        return {**found, "resident": resident}
 
 
-def tensors(name: str, setting: Setting, pool: ProcessPoolExecutor) -> dict[str, int | None]:
+def tensors(
+    name: str, setting: Setting, pool: ProcessPoolExecutor, choices: Choices | None = None
+) -> dict[str, int | None]:
     """`first` and `steady` alone, in a process that may serve for several of these."""
-    measure = _tensors if setting.device == "cpu" else _on_gpu
-    return pool.submit(measure, name, setting, torch.get_num_threads()).result()
+    threads = torch.get_num_threads()
+    if setting.device != "cpu":
+        return pool.submit(_on_gpu, name, setting, threads).result()
+    return pool.submit(_tensors, name, setting, threads, choices).result()
 
 
 def _begin(threads: int) -> None:
@@ -99,10 +107,12 @@ def _on_gpu(name: str, setting: Setting, threads: int) -> dict[str, int | None]:
     return {"first": first, "steady": torch.cuda.max_memory_allocated() - before}
 
 
-def _tensors(name: str, setting: Setting, threads: int) -> dict[str, int | None]:
+def _tensors(
+    name: str, setting: Setting, threads: int, choices: Choices | None = None
+) -> dict[str, int | None]:
     _begin(threads)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
-        step = CANDIDATES[name](setting)
+        step = _made(name, setting, choices)
         for _ in range(FIRST_STEPS):
             step.run()
         with record_function(_MARK):
@@ -123,15 +133,17 @@ def _tensors(name: str, setting: Setting, threads: int) -> dict[str, int | None]
     return {"first": first, "steady": steady}
 
 
-def _resident(name: str, setting: Setting, threads: int, choices: Choices) -> int:
-    def made(setting: Setting) -> Step:
-        return with_deniable(setting, choices) if name == "deniable" else CANDIDATES[name](setting)
+def _made(name: str, setting: Setting, choices: Choices | None) -> Step:
+    known = name == "deniable" and choices is not None
+    return with_deniable(setting, choices) if known else CANDIDATES[name](setting)
 
+
+def _resident(name: str, setting: Setting, threads: int, choices: Choices) -> int:
     _begin(threads)
-    made(replace(setting, batch=2)).run()  # libraries and kernels load with this
+    _made(name, replace(setting, batch=2), choices).run()  # libraries and kernels load with this
     gc.collect()
     before = _kilobytes("VmRSS")
-    step = made(setting)
+    step = _made(name, setting, choices)
     for _ in range(FIRST_STEPS):
         step.run()
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here

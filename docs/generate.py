@@ -1,7 +1,7 @@
 """Write again what the pages repeat of the code.
 
-That is all of `cli.md`, `api.md` and `speed.md`, the lists of tests in `pitfalls.md`, and in the
-README what commands answer and what the benchmarks found.
+That is all of `cli.md`, `api.md` and `speed.md`, the lists of tests in `pitfalls.md`, what commands
+answer in `ledger.md` and the README, and in the README what the benchmarks found.
 
 `make docs` runs it; a test compares its answer with the pages, so they cannot drift from the code.
 """
@@ -50,6 +50,8 @@ MODULES = (
     "deniable.events",
     "deniable.units",
     "deniable.ledger",
+    "deniable.claim",
+    "deniable.pca",
     "deniable.accounting",
     "deniable.data",
     "deniable.models",
@@ -57,6 +59,7 @@ MODULES = (
     "deniable.settings",
     "deniable.checkpoint",
     "deniable.runfolder",
+    "deniable.papers",
     "deniable.report",
     "deniable.words",
     "deniable.errors",
@@ -87,18 +90,27 @@ def pages() -> dict[Path, str]:
         DOCS / "api.md": api_page(),
         DOCS / "pitfalls.md": pitfalls_page((DOCS / "pitfalls.md").read_text(encoding="utf-8")),
         DOCS / "speed.md": speed_page(),
+        DOCS / "ledger.md": readme_page((DOCS / "ledger.md").read_text(encoding="utf-8")),
         README: with_speed(readme_page(README.read_text(encoding="utf-8")), named("speed")),
     }
 
 
 def cli_page() -> str:
     """The help text of the program and of each of its commands."""
-    names = [command.name for command in app.registered_commands]
     parts = [CLI_INTRO]
-    for name in ["", *(name for name in names if name)]:
+    for name in ["", *commands()]:
         help_text = answer(f"{name} --help")
         parts.append(f"## `{f'deniable {name}'.strip()}`\n\n```text\n{help_text}\n```\n")
     return "\n".join(parts)
+
+
+def commands() -> list[str]:
+    """What can be typed after `deniable`, the commands of a group after the group."""
+    names = [str(each.name) for each in app.registered_commands]
+    for group in app.registered_groups:
+        within = group.typer_instance.registered_commands if group.typer_instance else []
+        names += [str(group.name), *(f"{group.name} {each.name}" for each in within)]
+    return names
 
 
 def readme_page(page: str) -> str:

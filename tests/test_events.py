@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from deniable.events import (
     OwnLoaderEvent,
     PoissonSampledEvent,
     PureEvent,
+    RepeatAndSelectEvent,
     SampledWithoutReplacementEvent,
     SelfComposedEvent,
     ShuffledEvent,
@@ -44,6 +46,8 @@ EVENTS: dict[str, Event] = {
     "own loader": OwnLoaderEvent(REPLACED),
     "repeated": SelfComposedEvent(PoissonSampledEvent(0.01, REPLACED), 7),
     "composed": ComposedEvent((NOISE, SelfComposedEvent(ComposedEvent((REPLACED,)), 2))),
+    "searched": RepeatAndSelectEvent(SelfComposedEvent(REPLACED, 3), 10.5, 1.0),
+    "poisson search": RepeatAndSelectEvent(ComposedEvent((NOISE,)), 4.0, None),
 }
 every_event = pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
 
@@ -128,6 +132,10 @@ def test_a_missing_field_is_refused(event: Event) -> None:
         to_json(EVENTS["shuffled"]) | {"sampler": ""},
         to_json(EVENTS["repeated"]) | {"count": -1},
         to_json(EVENTS["composed"]) | {"events": [{}]},
+        to_json(EVENTS["searched"]) | {"mean": 0.5},
+        to_json(EVENTS["searched"]) | {"mean": None},
+        to_json(EVENTS["searched"]) | {"shape": -0.5},
+        to_json(EVENTS["searched"]) | {"event": {}},
     ],
     ids=lambda written: str(written["kind"]),
 )
@@ -147,6 +155,8 @@ def test_the_whole_is_stated_under_replacement_where_a_part_is() -> None:
     """Pitfall: privacy 14."""
     assert neighbouring_of(EVENTS["poisson"]) is Neighbouring.ADD_OR_REMOVE
     assert neighbouring_of(EVENTS["composed"]) is Neighbouring.REPLACE
+    assert neighbouring_of(EVENTS["searched"]) is Neighbouring.REPLACE
+    assert neighbouring_of(EVENTS["poisson search"]) is Neighbouring.ADD_OR_REMOVE
     assert neighbouring_of(ComposedEvent(())) is Neighbouring.ADD_OR_REMOVE
 
 
@@ -156,6 +166,7 @@ def test_events_without_amplification_say_so_wherever_they_are() -> None:
         hidden = ComposedEvent((NOISE, SelfComposedEvent(EVENTS[name], 2)))
         (said,) = notes(hidden)
         assert "no amplification by sampling is claimed" in said
+        assert said in notes(RepeatAndSelectEvent(hidden, 3.0, 0.0))
     assert notes(EVENTS["composed"]) == notes(EVENTS["poisson"]) == ()
 
 
@@ -167,6 +178,9 @@ def test_other_noise_changes_the_gaussian_noise_of_every_release_and_nothing_els
         singles(event), singles(with_noise(event, 2.0)), strict=True
     ):
         assert (type(after), times) == (type(before), count)
+        if isinstance(before, RepeatAndSelectEvent):
+            assert after == replace(before, event=with_noise(before.event, 2.0))
+            continue
         one, other = unsampled(before), unsampled(after)
         factor = 2 if isinstance(one, GaussianEvent) else 1
         assert to_json(other) == {
@@ -174,3 +188,13 @@ def test_other_noise_changes_the_gaussian_noise_of_every_release_and_nothing_els
             for name, value in to_json(one).items()
         }
     assert with_noise(with_noise(event, 2.0), 0.5) == event
+
+
+def test_the_best_of_many_runs_says_what_must_stay_hidden() -> None:
+    (said,) = notes(ComposedEvent((NOISE, EVENTS["searched"])))
+    assert "all other runs, with their scores, stay hidden" in said
+
+
+def test_the_best_of_many_runs_is_one_release() -> None:
+    found = list(singles(SelfComposedEvent(EVENTS["searched"], 2)))
+    assert found == [(EVENTS["searched"], 2)]

@@ -90,8 +90,8 @@ def test_microbatches_take_any_batch_size_and_state_twice_the_bound(
     drawn: list[list[int]] = []
     arrange = unit.rows
 
-    def watched(chosen: Any, generator: Any) -> Any:
-        order, sizes = arrange(chosen, generator)
+    def watched(chosen: Any, generator: Any, batch_size: int) -> Any:
+        order, sizes = arrange(chosen, generator, batch_size)
         drawn.extend(part.tolist() for part in np.split(order, np.cumsum(sizes)[:-1]))
         return order, sizes
 
@@ -146,7 +146,7 @@ def test_a_users_rows_are_capped_at_random() -> None:
     generator = np.random.default_rng(0)
     seen = set()
     for _ in range(200):
-        rows, sizes = unit.rows(np.array([0, 1]), generator)
+        rows, sizes = unit.rows(np.array([0, 1]), generator, 2)
         assert sizes == [3, 2]
         assert set(rows[3:]) == {10, 11}
         seen |= set(rows[:3].tolist())

@@ -105,7 +105,9 @@ def test_a_negative_seed_is_refused() -> None:
 
 
 def test_an_unknown_purpose_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="sampling, noise, initialisation, audit; got 'nois'"):
+    with pytest.raises(
+        ValueError, match="sampling, noise, initialisation, audit, components; got 'nois'"
+    ):
         Streams().key("nois")
 
 

@@ -540,7 +540,7 @@ def test_a_killed_run_on_an_own_loader_is_not_repeated(tmp_path: Any) -> None:
     _, _, stopped = own(ledger=path, run_id="r")
     stopped.load_state_dict(saved)
     assert stopped.steps == 5
-    stopped._run.release(OwnLoaderEvent(stopped.plan.noise_event))
+    stopped._run.release(OwnLoaderEvent(GaussianEvent(1.0, Neighbouring.REPLACE)))
     _, _, killed = own(ledger=path, run_id="r")
     with pytest.raises(CheckpointError, match="your own loader gave in between is not saved"):
         killed.load_state_dict(saved, replay=True)

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
         PerLayerClip,
         Tanh,
     )
+    from deniable.claim import Claim
     from deniable.errors import DeniableError
     from deniable.grouping import Augmented, Example, Microbatch, Unit, User
     from deniable.isolation import Checked, check
     from deniable.ledger import Ledger
     from deniable.optimizers import AdamBC
-    from deniable.plan import Plan
+    from deniable.pca import PrivatePCA, PublicPCA
+    from deniable.plan import Plan, Schedule
     from deniable.session import PrivateSession, attach
     from deniable.units import Neighbouring, Spent
 
@@ -42,6 +44,7 @@ _HOME = {
     "Bound": "bounds",
     "Chain": "bounds",
     "Checked": "isolation",
+    "Claim": "claim",
     "Clip": "bounds",
     "DeniableError": "errors",
     "Example": "grouping",
@@ -50,7 +53,10 @@ _HOME = {
     "Neighbouring": "units",
     "PerLayerClip": "bounds",
     "Plan": "plan",
+    "PrivatePCA": "pca",
     "PrivateSession": "session",
+    "PublicPCA": "pca",
+    "Schedule": "plan",
     "Spent": "units",
     "Tanh": "bounds",
     "Unit": "grouping",
@@ -68,6 +74,7 @@ __all__ = [
     "Bound",
     "Chain",
     "Checked",
+    "Claim",
     "Clip",
     "DeniableError",
     "Example",
@@ -76,7 +83,10 @@ __all__ = [
     "Neighbouring",
     "PerLayerClip",
     "Plan",
+    "PrivatePCA",
     "PrivateSession",
+    "PublicPCA",
+    "Schedule",
     "Spent",
     "Tanh",
     "Unit",

@@ -23,9 +23,9 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from deniable.errors import AttachError, CheckpointError, PlanError, StepError
-from deniable.events import Event, GaussianEvent
+from deniable.events import SampledEvent
 from deniable.grouping import Example, Unit
-from deniable.plan import Plan
+from deniable.plan import Draw, Drawing, Plan
 from deniable.rows import examples_in, fingerprint, lengths_in, rows_in, tensors_of
 from deniable.sampling import Sampler
 
@@ -41,14 +41,16 @@ class Piece:
         sizes: how many of them make up each unit; None when every row is one.
         last: whether the logical batch is whole with it.
         event: what releasing the logical batch is.
-        sampler_state: the sampler after the logical batch was drawn.
+        batch_size: how many units were expected in it.
+        state: the drawing after it.
     """
 
     rows: int
     sizes: Sequence[int] | None
     last: bool
-    event: Event
-    sampler_state: dict[str, Any]
+    event: SampledEvent
+    batch_size: int
+    state: dict[str, Any]
 
 
 class DrawnBatches(torch.utils.data.Sampler[list[int]]):
@@ -58,8 +60,7 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
     order, until it arrives. Made by `PrivateSession.batch_sampler`.
 
     Args:
-        sampler: who decides.
-        noise: what is released of each batch.
+        drawing: who decides.
         unit: what is drawn.
         rows: the most rows of a piece; None: every batch is whole.
         steps: how many batches a pass through this sampler draws; asked when it begins.
@@ -68,14 +69,13 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
 
     def __init__(
         self,
-        sampler: Sampler,
-        noise: GaussianEvent,
+        drawing: Drawing,
         unit: Unit,
         rows: int | None,
         steps: Callable[[], int],
         begin: Callable[[], None],
     ) -> None:
-        self.sampler, self.noise, self.unit = sampler, noise, unit
+        self.drawing, self.unit = drawing, unit
         self.rows, self._steps, self._begin = rows, steps, begin
         self._drawn: deque[Piece] = deque()
 
@@ -115,10 +115,10 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
         self._begin()
         self._drawn.clear()
         for _ in range(self._steps()):
-            drawn, sizes = self.unit.rows(self.sampler.draw(), self.sampler.generator)
-            event, state = self.sampler.event(self.noise), self.sampler.state()
+            drawn, sizes, draw = self._next()
+            logical = draw.event, draw.batch_size, self.drawing.state()
             if self.rows is None or len(drawn) <= self.rows:
-                self._drawn.append(Piece(len(drawn), sizes, True, event, state))
+                self._drawn.append(Piece(len(drawn), sizes, True, *logical))
                 yield drawn
                 continue
             ends = np.cumsum(np.ones(len(drawn), int) if sizes is None else sizes)
@@ -128,8 +128,18 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
                 piece = drawn[start : ends[stop - 1]]
                 within = None if sizes is None else sizes[first:stop]
                 last = stop == cuts[-1]
-                self._drawn.append(Piece(len(piece), within, last, event, state))
+                self._drawn.append(Piece(len(piece), within, last, *logical))
                 yield piece
+
+    def _next(self) -> tuple[Indices, Sequence[int] | None, Draw]:
+        """The rows of the next logical batch, its units, and how it was drawn.
+
+        A unit may choose among its rows from the same stream: what is drawn next follows on that.
+        """
+        draw, sampler = self.drawing.next(), self.drawing.sampling
+        assert draw.indices is not None and isinstance(sampler, Sampler)
+        rows, sizes = self.unit.rows(draw.indices, sampler.generator, draw.batch_size)
+        return rows, sizes, draw
 
 
 def _cuts(ends: NDArray[np.int64], rows: int) -> list[int]:
@@ -179,7 +189,7 @@ def data_loader(data: Any, drawn: DrawnBatches, **arguments: Any) -> DataLoader[
     collate = _Collate(source, arguments.pop("collate_fn", None) or default_collate)
     # A loader seeds its workers from torch's global generator, unless it has its own. A model's
     # dropout must not depend on how often the data were begun: a resumed run repeats it.
-    seed = hashlib.sha256(json.dumps(drawn.sampler.state(), sort_keys=True).encode()).digest()
+    seed = hashlib.sha256(json.dumps(drawn.drawing.state(), sort_keys=True).encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(seed[:8]) >> 1)
     given: dict[str, Any] = {"batch_sampler": drawn, "collate_fn": collate, "generator": generator}
     return DataLoader(source, **(given | arguments))
@@ -212,7 +222,7 @@ class Source:
 
     Attributes:
         sampling: the plan's.
-        state: the sampling as of the last released batch.
+        state: the drawing as of the last released batch.
         data: the fingerprint of the data, once there is any.
 
     Raises:
@@ -228,8 +238,8 @@ class Source:
         recognise: Callable[[str], None],
     ) -> None:
         self.plan, self.unit = plan, unit
-        self.sampling = plan.sampler(generator)
-        self.state = self.sampling.state()
+        self._drawing = Drawing(plan, generator)
+        self.sampling, self.state = self._drawing.sampling, self._drawing.state()
         self.data: str | None = None
         self._left, self._ledger_recognises = left, recognise
         if not isinstance(self.sampling, Sampler) and not isinstance(unit, Example):
@@ -257,9 +267,9 @@ class Source:
             return self._left() if steps is None else min(steps, self._left())
 
         def begin() -> None:
-            self.sampling.restore(self.state)  # what was read ahead is drawn again
+            self._drawing.restore(self.state)  # what was read ahead is drawn again
 
-        return DrawnBatches(self.sampling, self.plan.noise_event, self.unit, rows, left, begin)
+        return DrawnBatches(self._drawing, self.unit, rows, left, begin)
 
     def check(self, loader: Any) -> None:
         """Refuses a loader whose batches come about otherwise than the plan says.
@@ -269,7 +279,7 @@ class Source:
         """
         drawn = getattr(loader, "batch_sampler", None)
         if isinstance(drawn, DrawnBatches):
-            if drawn.sampler is not self.sampling or not getattr(loader, "in_order", True):
+            if drawn.drawing is not self._drawing or not getattr(loader, "in_order", True):
                 raise PlanError(
                     "A loader on drawn batches needs the batch_sampler of this very session, and "
                     "in_order=True."
@@ -292,11 +302,13 @@ class Source:
         if isinstance(drawn, DrawnBatches):
             yield from arriving(loader, drawn)
             return
-        event = self.sampling.event(self.plan.noise_event)
+        self._drawing.restore(self.state)
         for batch in loader:
             if not self._left():
                 return
-            yield Piece(rows_in(batch), None, True, event, {}), batch
+            draw = self._drawing.next()
+            state = self._drawing.state()
+            yield Piece(rows_in(batch), None, True, draw.event, draw.batch_size, state), batch
 
     def recognise(self, data: Any) -> None:
         """Refuses data of another size than the plan's, or other data than before.

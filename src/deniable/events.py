@@ -214,6 +214,35 @@ class ComposedEvent:
     events: tuple[Event, ...]
 
 
+@dataclass(frozen=True)
+class RepeatAndSelectEvent:
+    """The best of a random number of runs that each release `event`; nothing else of them leaves.
+
+    How many runs there are is drawn apart from the data, and stays hidden like the other runs. Its
+    distribution is truncated negative binomial, of the given shape and mean, or Poisson (Papernot &
+    Steinke, 2022, "Hyperparameter Tuning with Renyi Differential Privacy", definition 1 and
+    section 3.3). Which run is best depends on nothing but what the runs release.
+
+    Attributes:
+        event: what one run releases, at most.
+        mean: how many runs there are on average.
+        shape: 1 is the geometric distribution, 0 the logarithmic one; None is Poisson.
+
+    Raises:
+        ValueError: the mean is not finite and at least 1, or the shape not finite and at least 0.
+    """
+
+    event: Event
+    mean: float
+    shape: float | None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.mean < math.inf:
+            raise ValueError(f"mean must be finite and at least 1, got {self.mean!r}.")
+        if self.shape is not None and not 0 <= self.shape < math.inf:
+            raise ValueError(f"shape must be finite and at least 0, or None, got {self.shape!r}.")
+
+
 SampledEvent = (
     PoissonSampledEvent
     | TruncatedPoissonSampledEvent
@@ -222,7 +251,8 @@ SampledEvent = (
     | OwnLoaderEvent
 )
 UnsampledEvent = GaussianEvent | LaplaceEvent | PureEvent
-SingleEvent = UnsampledEvent | SampledEvent
+SummedEvent = UnsampledEvent | SampledEvent
+SingleEvent = SummedEvent | RepeatAndSelectEvent
 Event = SingleEvent | SelfComposedEvent | ComposedEvent
 
 _KINDS: dict[str, type[Event]] = {
@@ -236,11 +266,14 @@ _KINDS: dict[str, type[Event]] = {
     "own-loader": OwnLoaderEvent,
     "self-composed": SelfComposedEvent,
     "composed": ComposedEvent,
+    "repeat-and-select": RepeatAndSelectEvent,
 }
 
 
 def singles(event: Event) -> Iterator[tuple[SingleEvent, int]]:
     """The single releases in an event, each with how often it occurs there.
+
+    The best of many runs is one release.
 
     Raises:
         UnknownEventError: an event, or one inside it, of a type that is not known here.
@@ -254,6 +287,9 @@ def singles(event: Event) -> Iterator[tuple[SingleEvent, int]]:
         case ComposedEvent(events):
             for part in events:
                 yield from singles(part)
+        case RepeatAndSelectEvent(inner):
+            list(singles(inner))  # refuses what is not known
+            yield event, 1
         case _ if type(event) in _KINDS.values():
             yield event, 1
         case _:
@@ -269,11 +305,11 @@ def neighbouring_of(event: Event) -> Neighbouring:
     Replacing a unit is removing it and adding another: where any part is stated under replacement,
     the whole is.
     """
-    relations = {unsampled(each).neighbouring for each, _ in singles(event)}
+    relations = {unsampled(each).neighbouring for each in _sums(event)}
     return Neighbouring.REPLACE if Neighbouring.REPLACE in relations else Neighbouring.ADD_OR_REMOVE
 
 
-def unsampled(event: SingleEvent) -> UnsampledEvent:
+def unsampled(event: SummedEvent) -> UnsampledEvent:
     """What is released of the batch, or of all data."""
     return event if isinstance(event, UnsampledEvent) else event.event
 
@@ -296,19 +332,33 @@ def with_noise(event: Event, factor: float) -> Event:
             return SelfComposedEvent(with_noise(inner, factor), count)
         case ComposedEvent(events):
             return ComposedEvent(tuple(with_noise(each, factor) for each in events))
+        case RepeatAndSelectEvent(inner):
+            return replace(event, event=with_noise(inner, factor))
     noise = factor * event.event.noise_multiplier
     return replace(event, event=replace(event.event, noise_multiplier=noise))
 
 
+def _sums(event: Event) -> Iterator[SummedEvent]:
+    """The single releases, and those of the runs that were repeated to choose the best."""
+    for each, _ in singles(event):
+        if isinstance(each, RepeatAndSelectEvent):
+            yield from _sums(each.event)
+        else:
+            yield each
+
+
 def notes(event: Event) -> tuple[str, ...]:
     """What must be said, in sentences, wherever the cost of an event is stated."""
-    kinds = {type(each) for each, _ in singles(event)}
+    kinds = {type(each) for each, _ in singles(event)} | {type(each) for each in _sums(event)}
     said = {
         ShuffledEvent: "Batches were cut from shuffled epochs: no amplification by sampling is "
         "claimed, everybody counts as once in every epoch.",
         OwnLoaderEvent: "Batches came from the user's own loader: no amplification by sampling is "
         "claimed, everybody counts as once in every step. That holds if the loader reads no "
         "example twice into a batch and chooses rows without looking at what is in them.",
+        RepeatAndSelectEvent: "A search made a random number of runs, of which only the best was "
+        "released. That holds if the number was drawn as stated, and if it and all other runs, "
+        "with their scores, stay hidden.",
     }
     return tuple(text for kind, text in said.items() if kind in kinds)
 

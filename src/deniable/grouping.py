@@ -40,11 +40,16 @@ class Unit(ABC):
 
     @abstractmethod
     def rows(
-        self, drawn: Indices, generator: np.random.Generator
+        self, drawn: Indices, generator: np.random.Generator, batch_size: int
     ) -> tuple[Indices, Sequence[int] | None]:
         """The rows to read, and how many of them make up each bounded gradient in turn.
 
         None instead of sizes says that every row is bounded by itself.
+
+        Args:
+            drawn: the units in the batch.
+            generator: the stream that decides who joins.
+            batch_size: how many units were expected.
         """
 
     def denominator(self, batch_size: int) -> int:
@@ -63,7 +68,9 @@ class Unit(ABC):
 class Example(Unit):
     """Every row is bounded by itself, and one row is protected: the default."""
 
-    def rows(self, drawn: Indices, generator: np.random.Generator) -> tuple[Indices, None]:
+    def rows(
+        self, drawn: Indices, generator: np.random.Generator, batch_size: int
+    ) -> tuple[Indices, None]:
         """The drawn rows."""
         return drawn, None
 
@@ -92,18 +99,19 @@ class Microbatch(Unit):
         if not (isinstance(size, int) and size >= 1):
             raise PlanError(f"A microbatch needs a size of at least 1, got {size!r}.")
         self.size = size
-        self._count = 1
 
     def denominator(self, batch_size: int) -> int:
         """How many microbatches the expected batch makes."""
-        self._count = math.ceil(batch_size / self.size)
-        return self._count
+        return math.ceil(batch_size / self.size)
 
-    def rows(self, drawn: Indices, generator: np.random.Generator) -> tuple[Indices, list[int]]:
+    def rows(
+        self, drawn: Indices, generator: np.random.Generator, batch_size: int
+    ) -> tuple[Indices, list[int]]:
         """The drawn rows, microbatch by microbatch."""
-        slots = generator.integers(self._count, size=len(drawn))
+        count = self.denominator(batch_size)
+        slots = generator.integers(count, size=len(drawn))
         order = np.argsort(slots, kind="stable")
-        return drawn[order], np.bincount(slots, minlength=self._count).tolist()
+        return drawn[order], np.bincount(slots, minlength=count).tolist()
 
     def settings(self) -> dict[str, Any]:
         """Name and settings, as JSON values, for reports and ledgers."""
@@ -148,7 +156,9 @@ class User(Unit):
             )
         return len(self._rows_of)
 
-    def rows(self, drawn: Indices, generator: np.random.Generator) -> tuple[Indices, list[int]]:
+    def rows(
+        self, drawn: Indices, generator: np.random.Generator, batch_size: int
+    ) -> tuple[Indices, list[int]]:
         """The rows of the drawn users, user by user."""
         chosen = [self._chosen(self._rows_of[user], generator) for user in drawn]
         flat = np.concatenate(chosen) if chosen else np.empty(0, np.int64)
@@ -184,7 +194,9 @@ class Augmented(Unit):
             raise PlanError(f"An example needs at least 1 view, got {views!r}.")
         self.views, self.transform = views, transform
 
-    def rows(self, drawn: Indices, generator: np.random.Generator) -> tuple[Indices, list[int]]:
+    def rows(
+        self, drawn: Indices, generator: np.random.Generator, batch_size: int
+    ) -> tuple[Indices, list[int]]:
         """Every drawn row, so many times."""
         return np.repeat(drawn, self.views), [self.views] * len(drawn)
 

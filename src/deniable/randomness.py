@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-PURPOSES: Final = ("sampling", "noise", "initialisation", "audit")
+PURPOSES: Final = ("sampling", "noise", "initialisation", "audit", "components")
 
 
 class Streams:

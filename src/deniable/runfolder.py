@@ -3,7 +3,8 @@
 ```
 OUT/
   run.json             settings, environment, data fingerprint, plan, history, results
-  ledger.sqlite        what was released
+  ledger.sqlite        what was released, unless run.json names a ledger of the data set elsewhere
+  claim.json           what the ledger proves of the run, once it is complete; may be published
   model.safetensors    the trained model, once the run is complete
   checkpoint/          generator states and un-noised sums: private, removed when the run completes
   report.html          the page that a person reads
@@ -18,8 +19,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,6 +47,20 @@ class RunFolder:
     def ledger(self) -> Path:
         """What was released, before it took effect."""
         return self.path / "ledger.sqlite"
+
+    @property
+    def claim(self) -> Path:
+        """What the ledger proves of a complete run."""
+        return self.path / "claim.json"
+
+    def ledger_of(self, run: Mapping[str, Any]) -> Path:
+        """Where the releases of a run are recorded, by its run.json.
+
+        >>> RunFolder(Path("runs/a")).ledger_of({"ledger": "/data/people.ledger"}).as_posix()
+        '/data/people.ledger'
+        """
+        named = run.get("ledger")
+        return Path(named) if isinstance(named, str) else self.ledger
 
     @property
     def model(self) -> Path:
@@ -87,12 +102,20 @@ class RunFolder:
             ) from problem
 
     def clear(self) -> None:
-        """Delete what a run wrote, and nothing else; its releases are then on record nowhere."""
+        """Delete what a run wrote here, and nothing else.
+
+        Unless a ledger elsewhere has them, its releases are then on record nowhere.
+        """
         self.remove_checkpoint()
-        for path in (self.run_json, self.ledger, self.model, self.report):
+        for path in (self.run_json, self.ledger, self.claim, self.model, self.report):
             path.unlink(missing_ok=True)
         for left in self.path.glob("ledger.sqlite-*"):
             left.unlink()
+
+    def remove_empty(self) -> None:
+        """Take the folder away again if nothing was written to it."""
+        with suppress(OSError):
+            self.path.rmdir()
 
     def remove_checkpoint(self) -> None:
         """Delete the checkpoint with its secrets; nothing happens where there is none."""
@@ -122,6 +145,18 @@ class RunFolder:
                 f"{self.run_json} must hold a JSON object, got {type(run).__name__}."
             )
         return run
+
+
+def ledger_at(path: Path) -> Path:
+    """The ledger that a path stands for: itself, or that of the run whose folder it is.
+
+    >>> ledger_at(Path("data/people.ledger")).as_posix()
+    'data/people.ledger'
+    """
+    if not path.is_dir():
+        return path
+    folder = RunFolder(path)
+    return folder.ledger_of(folder.read()) if folder.run_json.exists() else folder.ledger
 
 
 def write_json(path: Path, values: Any) -> None:

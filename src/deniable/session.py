@@ -20,9 +20,19 @@ from torch.optim import Optimizer
 from deniable.accounting import Meter, nominal_spent, spent
 from deniable.batches import DrawnBatches, Piece, Source, Watched, batches, data_loader
 from deniable.bounds import Bound, Clip, Observed
+from deniable.claim import Claim
 from deniable.eligibility import Unchanged, bound_parameters
 from deniable.errors import AttachError, BudgetError, CheckpointError, StepError
-from deniable.events import ComposedEvent, from_json, neighbouring_of, notes, singles, to_json
+from deniable.events import (
+    ComposedEvent,
+    GaussianEvent,
+    from_json,
+    neighbouring_of,
+    notes,
+    singles,
+    to_json,
+    unsampled,
+)
 from deniable.gradients import Capture, Groups, exactly
 from deniable.grouping import Example, Unit
 from deniable.ledger import Ledger
@@ -109,7 +119,7 @@ class PrivateSession:
         - `optimizer.step()` sees a release exactly once for each logical batch, recorded in the
           ledger before it takes effect, and nothing otherwise.
         - `.grad` never holds a sum without noise.
-        - What is divided by is the plan's expected batch size, never the drawn one.
+        - What is divided by is the expected batch size of the plan's step, never the drawn one.
         - The run's releases never cost more than its budget.
 
     Attributes:
@@ -137,7 +147,6 @@ class PrivateSession:
         self.seeded, self.secure = seed is not None, secure
         self.run_id = run_id or uuid.uuid4().hex[:12]
         self._bound, self._unit, self._optimizer = bound, unit, optimizer
-        self._denominator = unit.denominator(plan.batch_size)
         self._loss_reduction = loss_reduction
         self._parameters = bound_parameters(model, optimizer)
         bound.sensitivity(self._parameters)  # refuses what does not fit, before anything is written
@@ -149,7 +158,6 @@ class PrivateSession:
             left=lambda: self.ends_at - self.steps,
             recognise=lambda found: self._ledger.recognise(found),
         )
-        self._noise = Gaussian(plan.noise_multiplier, plan.neighbouring)
         self._device = next(iter(self._parameters.values())).device
         self._generator = noise_generator(streams.key("noise"), self._device, secure)
         self._owns_ledger = not isinstance(ledger, Ledger)
@@ -173,7 +181,7 @@ class PrivateSession:
         self._pass = 0
         self._unstepped = False
         self._summed = 0
-        self._releasing = False
+        self._releasing, self._detached = False, False
         self._sums: dict[str, Tensor] | None = None
         self._moved_by: Sensitivity | None = None
         self._observed: list[Observed] = []
@@ -301,6 +309,16 @@ class PrivateSession:
         epsilon = self._meter.epsilon(event)
         return Spent(epsilon, self.plan.delta, neighbouring_of(event), notes(event))
 
+    def claim(self) -> Claim:
+        """What the ledger proves of this run, to be published and to be verified.
+
+        What the run had reserved and not released is given back first. After `detach`, the claim is
+        that of the moment of detaching.
+        """
+        if not self._detached:
+            self._run.settle()
+        return Claim.of(self._ledger.known(), self.run_id, self.plan.delta, self.plan.accountant)
+
     @property
     def ends_at(self) -> int:
         """How many steps will have been released at the end: the plan's, or what budget allows."""
@@ -366,7 +384,9 @@ class PrivateSession:
 
         The noise multiplier times the sensitivity, over the public number that sums are divided by.
         """
-        return self.plan.noise_multiplier * self.sensitivity.value / self._denominator
+        phase = self.plan.at(min(self.steps, self.plan.steps - 1))
+        denominator = self._unit.denominator(phase.batch_size)
+        return phase.noise_multiplier * self.sensitivity.value / denominator
 
     def explain(self) -> str:
         """How the norms of each kind of use are computed, and what each way took when tried.
@@ -385,6 +405,7 @@ class PrivateSession:
         self._loss_scale.remove()
         self._capture.remove()
         self._run.settle()
+        self._detached = True
         if self._owns_ledger:
             self._ledger.close()
 
@@ -479,17 +500,25 @@ class PrivateSession:
                 "last step: keep it, or make a plan with more steps or a larger budget."
             )
         self._releasing = True
-        self._run.release(piece.event)
-        sensitivity = self._of_protected(self._moved_by)
-        noisy = self._noise.add(BoundedSum(self._sums, sensitivity), self._generator)
+        try:
+            self._run.release(piece.event, alike=self.plan.at(self.steps).stop - self.steps)
+        except BudgetError:
+            self._releasing = False  # nothing of it was recorded
+            raise
+        released = unsampled(piece.event)
+        assert isinstance(released, GaussianEvent)
+        denominator = self._unit.denominator(piece.batch_size)
+        # What was recorded is what is added.
+        bounded = BoundedSum(self._sums, self._of_protected(self._moved_by))
+        noisy = Gaussian.of(released).add(bounded, self._generator)
         aside = {name: noisy[name] for name in noisy.keys() - self._parameters.keys()}
         for group in self._optimizer.param_groups:
             if "noise_deviation" in group:
                 group["noise_deviation"] = self.noise_deviation
-        self._bound.learn(aside, self._denominator)
+        self._bound.learn(aside, denominator)
         for name, parameter in self._parameters.items():
-            parameter.grad = noisy[name].div_(self._denominator).to(parameter.dtype)
-        self._sums, self._source.state = None, piece.sampler_state
+            parameter.grad = noisy[name].div_(denominator).to(parameter.dtype)
+        self._sums, self._source.state = None, piece.state
         self._scales.clear()
         self.steps += 1
         self._releasing = False

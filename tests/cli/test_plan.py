@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -93,5 +94,41 @@ def test_a_delta_that_promises_nothing_is_pointed_out() -> None:
 
 
 def test_too_few_quantities_are_refused_with_what_to_give() -> None:
-    with pytest.raises(PlanError, match="Give exactly two of"):
+    with pytest.raises(PlanError, match="Give exactly three of"):
         plan(*SIZES, "--epochs", "60")
+
+
+def test_the_batch_size_is_solved_when_it_is_left_out() -> None:
+    asked = (
+        "--examples",
+        "60000",
+        "--steps",
+        "1000",
+        "--epsilon",
+        "3",
+        "--noise-multiplier",
+        "1.1",
+    )
+    found = json.loads(plan(*asked, "--json"))
+    assert found["batch_size"] > 256
+    assert found["epsilon"] <= 3
+
+
+def test_neighbouring_plans_stand_beside_it() -> None:
+    said = plan(*KNOWN)
+    assert "Epsilon by RDP, with other noise and other lengths" in said
+    assert "120 epochs" in said
+    assert "Phases" not in said
+
+
+def test_a_schedule_is_shown_phase_by_phase() -> None:
+    said = plan(*KNOWN, "--noise-schedule", "stairs:0.5:2", "--batch-schedule", "1:1,1:2")
+    assert "1.1 to 0.55" in said
+    assert "256 to 512" in said
+    assert "Phases" in said
+
+
+def test_the_figure_is_drawn(tmp_path: Path) -> None:
+    said = plan(*KNOWN, "--figure", str(tmp_path / "trade.svg"))
+    assert "Figure:" in said
+    assert (tmp_path / "trade.svg").stat().st_size > 0

@@ -234,7 +234,7 @@ def test_mistakes_are_a_message_and_status_2(
         ("--model", "resnet"): "module:factory",
         ("--epsilon", "-1"): "epsilon must be",
         ("--batch-size", "5000"): "batch_size must be",
-        ("--epsilon", "1", "--noise-multiplier", "1", "--epochs", "1"): "exactly two of",
+        ("--epsilon", "1", "--noise-multiplier", "1", "--epochs", "1"): "exactly three of",
         ("--sampling", "own-loader"): "draws its batches itself",
         ("--sampling", "truncated-poisson"): "needs max_batch_size",
         ("--sampling", "fixed-size", "--neighbouring", "add-or-remove"): "is no guarantee",
@@ -259,6 +259,30 @@ def test_a_run_is_replaced_only_when_asked(
     assert RunFolder(tmp_path).read()["settings"]["seed"] == 1
     assert train(*QUICK, "--seed", "2", "--out", tmp_path, "--overwrite") == 0
     assert RunFolder(tmp_path).read()["settings"]["seed"] == 2
+
+
+def test_runs_share_the_ledger_of_their_data_set_until_its_budget_is_spent(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A refused run is a message, and leaves nothing half made. Pitfall: users 12."""
+    ledger, first, second = (tmp_path / name for name in ("ledger", "first", "second"))
+    assert train(*QUICK, "--out", first, "--ledger", ledger) == 0
+    printed = capfd.readouterr()
+    assert f"recorded in {ledger}" in printed.err
+    assert str(RunFolder(first).claim) in printed.out
+    epsilon = RunFolder(first).read()["results"]["epsilon"]
+    with Ledger(ledger) as book:
+        book.set_budget(1.2 * epsilon, 1e-5)
+        entries = book.contents().entries
+    assert train(*QUICK, "--out", second, "--ledger", ledger) == 2
+    said = capfd.readouterr().err
+    assert "does not fit, and nothing of it was released" in said
+    assert f"the budget is {1.2 * epsilon:g}" in said
+    assert not second.exists()
+    with Ledger(ledger, create=False) as book:
+        assert book.contents().entries == entries
+    assert train("--resume", first, "--ledger", ledger) == 2
+    assert "leave out --ledger" in capfd.readouterr().err
 
 
 # -- kill -9 ---------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from deniable.events import (
     SampledWithoutReplacementEvent,
     ShuffledEvent,
     TruncatedPoissonSampledEvent,
-    gaussian_in,
+    unsampled,
 )
 from deniable.sampling import (
     SAMPLINGS,
@@ -298,7 +298,7 @@ def test_the_event_is_that_of_the_noise_on_the_batch(make: Make, relation: Neigh
     sampler = make(10, 3, np.random.default_rng(0))
     sampler.draw()
     if relation in type(sampler).relations:
-        assert gaussian_in(sampler.event(noise_under(relation))) == noise_under(relation)  # type: ignore[arg-type]
+        assert unsampled(sampler.event(noise_under(relation))) == noise_under(relation)  # type: ignore[arg-type]
     else:
         with pytest.raises(ValueError, match="replacement alone"):
             sampler.event(noise_under(relation))

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from deniable.bounds import Clip
-from deniable.gradients.contributions import Contribution, Kept, Outer, Several
+from deniable.gradients.contributions import Contribution, Kept
 from deniable.gradients.convolution import Convolution
+from deniable.gradients.outer import Outer, Several
 from deniable.gradients.per_unit import PerUnitGradients
 
 SHAPE = torch.Size((4, 3))

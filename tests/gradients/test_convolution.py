@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deniable.gradients import contributions, convolution
+from deniable.gradients import convolution, outer
 from deniable.gradients.convolution import Convolution
 
 SHAPES = {
@@ -35,7 +35,7 @@ def test_every_way_agrees_with_autograd_one_unit_at_a_time(
     if pieces:
         monkeypatch.setattr(convolution, "PATCH_ELEMENTS", 1)
         monkeypatch.setattr(convolution, "GRAM_ELEMENTS", 1)
-        monkeypatch.setattr(contributions, "GRAM_ELEMENTS", 1)
+        monkeypatch.setattr(outer, "GRAM_ELEMENTS", 1)
     use = example(*SHAPES[shape])
     one_by_one = torch.stack(
         [

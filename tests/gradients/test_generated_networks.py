@@ -37,8 +37,8 @@ def losses(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
 class Arranged(deniable.Microbatch):
     """The same examples share a microbatch every time."""
 
-    def rows(self, drawn: Any, generator: Any = None) -> Any:
-        return super().rows(drawn, np.random.default_rng(0))
+    def rows(self, drawn: Any, generator: Any, batch_size: int) -> Any:
+        return super().rows(drawn, np.random.default_rng(0), batch_size)
 
 
 @st.composite
@@ -47,8 +47,7 @@ def units(draw: Callable[..., Any], rows: int) -> tuple[Unit, list[list[int]]]:
     match draw(st.sampled_from(["example", "example", "microbatch", "user"])):
         case "microbatch":
             unit = Arranged(draw(st.integers(1, 3)))
-            unit.denominator(rows)
-            order, sizes = unit.rows(np.arange(rows))
+            order, sizes = unit.rows(np.arange(rows), None, rows)
             return unit, [part.tolist() for part in np.split(order, np.cumsum(sizes)[:-1])]
         case "user":
             owners = draw(st.lists(st.integers(0, 3), min_size=rows, max_size=rows))

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import deniable
-from deniable.gradients import contributions, convolution, fallback, strategies
-from deniable.gradients.contributions import Outer
+from deniable.gradients import convolution, fallback, outer, strategies
 from deniable.gradients.convolution import Convolution
+from deniable.gradients.outer import Outer
 from deniable.grouping import Unit
 from gradients.networks import CASES, Case, images
 from oracles.gradients import clipped_means, gradients_of_rows, relative_error
@@ -64,14 +64,12 @@ def drawable(case: Case) -> Drawable:
 class Arranged(deniable.Microbatch):
     """The same examples share a microbatch every time."""
 
-    def rows(self, drawn: Any, generator: Any = None) -> Any:
-        return super().rows(drawn, np.random.default_rng(0))
+    def rows(self, drawn: Any, generator: Any, batch_size: int) -> Any:
+        return super().rows(drawn, np.random.default_rng(0), batch_size)
 
 
 def arranged(drawn: int) -> list[list[int]]:
-    unit = Arranged(3)
-    unit.denominator(UNITS)
-    order, sizes = unit.rows(np.arange(drawn))
+    order, sizes = Arranged(3).rows(np.arange(drawn), None, UNITS)
     return [part.tolist() for part in np.split(order, np.cumsum(sizes)[:-1])]
 
 
@@ -132,7 +130,7 @@ def test_a_tight_budget_changes_nothing(case: Case, monkeypatch: pytest.MonkeyPa
     Pitfall: users 5.
     """
     for module, budget in [
-        (contributions, "GRAM_ELEMENTS"), (convolution, "GRAM_ELEMENTS"),
+        (outer, "GRAM_ELEMENTS"), (convolution, "GRAM_ELEMENTS"),
         (convolution, "PATCH_ELEMENTS"), (fallback, "_CHUNK_ELEMENTS"),
         (strategies, "DENSE_ELEMENTS"),
     ]:  # fmt: skip

@@ -36,6 +36,15 @@ def test_no_block_reaches_past_the_plan() -> None:
     assert run.event() == times(ONE, 13)
 
 
+def test_no_block_reaches_past_the_releases_that_are_alike() -> None:
+    run = Ledger(None).run("a", planned=13, block=10)
+    for ahead in (3, 2, 1):
+        run.release(ONE, alike=ahead)
+        assert run.event() == times(ONE, 3)
+    run.release(TWO, alike=10)
+    assert run.event() == ComposedEvent((times(ONE, 3), times(TWO, 10)))
+
+
 def test_releases_past_the_plan_are_recorded_too() -> None:
     run = Ledger(None).run("a", planned=3, block=10)
     release(run, ONE, 4)

@@ -37,7 +37,7 @@ def test_the_plan_that_it_is_for_accounts_it_as_one_draw_on_a_fixed_batch() -> N
         1000, BATCH, steps=10, noise_multiplier=noise, delta=1e-5, sampling="fixed-size"
     )
     assert plan.neighbouring is Neighbouring.REPLACE
-    assert plan.step_event.event.noise_multiplier == pytest.approx(5 * 0.8 / 2)  # type: ignore[union-attr]
+    assert plan.part(0, 1).event.event.noise_multiplier == pytest.approx(5 * 0.8 / 2)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("sampling", ["poisson", "truncated-poisson", "shuffled", "own-loader"])

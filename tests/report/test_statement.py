@@ -12,6 +12,7 @@ from deniable.events import (
     LaplaceEvent,
     PoissonSampledEvent,
     PureEvent,
+    RepeatAndSelectEvent,
     SelfComposedEvent,
 )
 from deniable.ledger import Ledger
@@ -86,3 +87,13 @@ def test_releases_of_every_kind_are_said_in_words() -> None:
     assert laplace.in_words.startswith("1 sums with Laplace noise of 2 times")
     assert choices.in_words == "2 private choices at epsilon 0.25 each"
     assert all("all the data" in each.batches for each in (laplace, choices))
+
+
+def test_the_releases_of_a_search_are_those_of_each_run() -> None:
+    run = SelfComposedEvent(STEP, 30)
+    found = releases(ComposedEvent((STEP, RepeatAndSelectEvent(run, 10.0, 1.0))))
+    assert found == (
+        Releases(1, PoissonSampledEvent, 0.01, 4.0),
+        Releases(30, PoissonSampledEvent, 0.01, 4.0, of_best=10.0),
+    )
+    assert "in each of 10 runs on average, of which only the best left" in found[1].batches

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from deniable.accounting import spent
+from deniable.claim import read_claim, verify
 from deniable.ledger import Ledger
 from deniable.runfolder import RunFolder
 from deniable.settings import Settings
@@ -36,10 +38,25 @@ def test_a_run_ends_with_a_model_a_ledger_and_results(tmp_path: Path, settings: 
     assert [row["step"] for row in record["history"]] == [3, 6, 9]
     assert record["seeded"] is True
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "claim.json",
         "ledger.sqlite",
         "model.safetensors",
         "run.json",
     ]
+
+
+def test_a_complete_run_leaves_a_claim_that_its_ledger_bears_out(
+    tmp_path: Path, settings: Make
+) -> None:
+    run = begin(settings(), tmp_path)
+    assert fit(run)
+    values = read_claim(RunFolder(tmp_path).claim)
+    assert values["run"] == run.record["run_id"]
+    assert values["epsilon"] == run.record["results"]["epsilon"]
+    assert any("came from a seed" in each for each in values["assumptions"])
+    assert values == run.private.claim().to_json()
+    with Ledger(RunFolder(tmp_path).ledger, create=False) as ledger:
+        assert verify(values, ledger) == ()
 
 
 def test_what_the_record_takes_from_the_data_without_noise_is_marked_not_private(
@@ -177,4 +194,18 @@ def test_the_live_epsilon_costs_less_than_a_hundredth_of_the_time_and_never_unde
         assert private.steps <= live.recent() <= private.steps + 1_001
     assert len(readings) * 0.3 <= 0.01 * clock[0]
     assert len(readings) > 10
-    assert live.now() == private.steps
+
+
+def test_the_history_of_a_complete_run_states_what_each_row_had_cost(
+    tmp_path: Path, settings: Make
+) -> None:
+    """Rows are read ahead while training goes on, and said anew at its end."""
+    run = begin(settings(), tmp_path)
+    assert fit(run)
+    plan = run.private.plan
+    rows = run.record["history"]
+    assert len(rows) > 1
+    for row in rows:
+        exact = spent(plan.part(0, row["step"]), plan.delta, plan.accountant).epsilon
+        assert exact <= row["epsilon"] <= 1.05 * exact
+    assert rows[-1]["epsilon"] == plan.epsilon

@@ -125,6 +125,18 @@ def test_a_lost_ledger_is_refused(tmp_path: Path, settings: Make) -> None:
     """Pitfall: privacy 10."""
     crashed(settings(checkpoint_seconds=0.0), tmp_path, step=5)
     RunFolder(tmp_path).ledger.unlink()
+    with pytest.raises(
+        LedgerError, match=r"recorded in .*ledger\.sqlite, and there is no such file"
+    ):
+        resume(tmp_path)
+    assert not RunFolder(tmp_path).ledger.exists()
+
+
+def test_another_ledger_in_its_place_is_refused(tmp_path: Path, settings: Make) -> None:
+    """Pitfall: privacy 10."""
+    crashed(settings(checkpoint_seconds=0.0), tmp_path, step=5)
+    RunFolder(tmp_path).ledger.unlink()
+    Ledger(RunFolder(tmp_path).ledger).close()
     with pytest.raises(LedgerError, match="not the ledger that the run"):
         resume(tmp_path)
 
@@ -187,7 +199,7 @@ class WithBatchNorm(nn.Sequential):
         ({"model": "char-transformer"}, SettingsError, "tiny examples of shape"),
         ({"model": "flat"}, SettingsError, r"must give scores of shape \(2, 2\)"),
         ({"batch_size": 37}, PlanError, "batch_size"),
-        ({"epsilon": 1.0}, PlanError, "two of"),
+        ({"epsilon": 1.0}, PlanError, "three of"),
         ({"device": "abacus"}, SettingsError, "abacus"),
         ({"optimizer": "lion"}, SettingsError, "lion"),
     ],

@@ -16,6 +16,7 @@ from deniable.accounting.moments import MomentsAccountant
 from deniable.accounting.nominal import nominal_event, nominal_spent
 from deniable.accounting.pld import PldAccountant
 from deniable.accounting.rdp import RdpAccountant
+from deniable.accounting.search import Search
 
 __all__ = [
     "ACCOUNTANTS",
@@ -27,6 +28,7 @@ __all__ = [
     "MomentsAccountant",
     "PldAccountant",
     "RdpAccountant",
+    "Search",
     "StrongAccountant",
     "most_for",
     "noise_multiplier_for",

@@ -61,11 +61,11 @@ def most_for(
     delta: float,
     accountant: str = "pld",
     *,
-    limit: int = MOST_STEPS,
+    limit: int | None = None,
     slope: float = 0.5,
     tolerance: float = TOLERANCE,
 ) -> int:
-    """The largest whole number up to `limit` at which `event_at(number)` costs `epsilon` at most.
+    """The largest whole number at which `event_at(number)` costs `epsilon` at most.
 
     Guarantees: what it costs is `epsilon` at most, and either above `(1 - tolerance) * epsilon`, or
     one more would cost more than `epsilon`, or it is the limit. 0 when even 1 is too much.
@@ -75,16 +75,26 @@ def most_for(
         epsilon: the target.
         delta: of the guarantee.
         accountant: who states the cost.
-        limit: the largest answer.
+        limit: the largest answer; without one, numbers beyond a million million are refused.
         slope: roughly the power of the number with which epsilon grows.
         tolerance: how far below the target the answer may stay.
+
+    Raises:
+        AccountingError: the target is out of range, or the number is no limit.
     """
     _check_target(epsilon)
     line = _Line(epsilon, slope, start=0.0)
     *quick, (exact, _) = _costs(delta, accountant)
+    highest = MOST_STEPS if limit is None else limit
     for cost, rough in quick:
-        _most(event_at, cost, rough, line, limit)
-    return _most(event_at, exact, tolerance, line, limit)
+        _most(event_at, cost, rough, line, highest)
+    found = _most(event_at, exact, tolerance, line, highest)
+    if limit is None and found == MOST_STEPS:
+        raise AccountingError(
+            f"More than 10^12 steps fit into epsilon = {epsilon:g}: their number is no limit here. "
+            "Choose the steps, and leave out another quantity instead."
+        )
+    return found
 
 
 def steps_for(step: Event, epsilon: float, delta: float, accountant: str = "pld") -> int:
@@ -101,13 +111,7 @@ def steps_for(step: Event, epsilon: float, delta: float, accountant: str = "pld"
     >>> steps_for(GaussianEvent(100.0), epsilon=1.0, delta=1e-5)
     718
     """
-    found = most_for(lambda count: SelfComposedEvent(step, count), epsilon, delta, accountant)
-    if found == MOST_STEPS:
-        raise AccountingError(
-            f"More than 10^12 steps fit into epsilon = {epsilon:g}: their number is no limit here. "
-            "Choose the steps, and leave out the noise multiplier or epsilon instead."
-        )
-    return found
+    return most_for(lambda count: SelfComposedEvent(step, count), epsilon, delta, accountant)
 
 
 def _costs(delta: float, accountant: str, is_near: bool = False) -> list[tuple[Cost, float]]:
@@ -127,7 +131,7 @@ def _least_noise(
 ) -> float:
     """A noise whose cost is within the target by `tolerance` at most; the line ends there."""
     low, high = math.log(LEAST_NOISE), math.log(MOST_NOISE)  # too dear | within the target
-    line.begin()
+    line.begin(tolerance)
     while high - low > 1e-12:
         value = cost(event_at(math.exp(line.at)))
         if (1 - tolerance) * line.target <= value <= line.target:
@@ -145,7 +149,7 @@ def _most(
 ) -> int:
     """The largest number within the target, or one whose cost is within it by `tolerance`."""
     low, high = 0, limit + 1  # within the target | too dear
-    line.begin()
+    line.begin(tolerance)
     while high - low > 1:
         number = min(max(round(math.exp(line.at)), low + 1), high - 1)
         line.at = math.log(number)
@@ -166,12 +170,15 @@ class _Line:
     """
 
     def __init__(self, target: float, slope: float, start: float) -> None:
-        self.target, self.at = target, start
-        self._slope, self._aim = slope, math.log(target * (1 - TOLERANCE / 2))
-        self.begin()
+        self.target, self.at, self._slope = target, start, slope
+        self.begin(TOLERANCE)
 
-    def begin(self) -> None:
-        """Forget the looks at another cost; the slope is kept, as it will be much the same."""
+    def begin(self, tolerance: float) -> None:
+        """Forget the looks at another cost; the slope is kept, as it will be much the same.
+
+        What is aimed at is the middle of what would do, and near enough to the target.
+        """
+        self._aim = math.log(self.target * (1 - min(tolerance, TOLERANCE) / 2))
         self._last: tuple[float, float] | None = None
         self._guesses = 0
 

@@ -13,7 +13,7 @@ from deniable.accounting import sampled
 from deniable.accounting.gaussian import gaussian_epsilon
 from deniable.accounting.rdp import RdpAccountant
 from deniable.accounting.tally import SingleEvent, is_noiseless, noise_of, tally
-from deniable.events import Event, GaussianEvent
+from deniable.events import Event, GaussianEvent, RepeatAndSelectEvent
 
 if TYPE_CHECKING:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
@@ -40,7 +40,8 @@ class PldAccountant:
     Guarantees: exact for noise on the whole data, which composes to one release of less noise;
     otherwise less than `RESOLUTION` above the exact epsilon, where that is at least 0.01. Never
     above the RDP bound, which stands in where the Fourier transforms would be too coarse: for more
-    than a million releases, delta below `1e-14 * releases`, or losses in the millions.
+    than a million releases, delta below `1e-14 * releases`, or losses in the millions; and where
+    the best of many runs was released, of which no loss distribution is known.
     """
 
     name = "pld"
@@ -73,7 +74,9 @@ class PldAccountant:
 
 
 def is_composable(counts: Counter[SingleEvent], delta: float) -> bool:
-    """Whether the Fourier transforms are fine enough for these releases."""
+    """Whether loss distributions are known, and the Fourier transforms fine enough for them."""
+    if any(isinstance(each, RepeatAndSelectEvent) for each in counts):
+        return False
     releases = counts.total()
     exact = 0 < releases <= MOST_RELEASES and releases * ROUNDING <= delta / 10
     return exact and not is_noiseless(counts) and _affordable(0, counts) <= COARSEST_INTERVAL

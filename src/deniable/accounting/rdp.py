@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deniable.accounting.sampled import pairs
+from deniable.accounting.selection import selected
 from deniable.accounting.tally import (
     SingleEvent,
     check_delta,
@@ -20,7 +22,7 @@ from deniable.accounting.tally import (
     noise_of,
     tally,
 )
-from deniable.events import Event
+from deniable.events import Event, RepeatAndSelectEvent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,8 +46,9 @@ class RdpAccountant:
     Source: Mironov, Talwar & Zhang, 2019, "Renyi Differential Privacy of the Sampled Gaussian
     Mechanism", section 3.3; conversion: Canonne, Kamath & Steinke, 2020, "The Discrete Gaussian",
     proposition 12. Computed by dp-accounting; `sampled` says what one release tells under each
-    sampling and relation. Laplace noise: Mironov, 2017, "Renyi Differential Privacy", table II; a
-    release of which only epsilon is known: the same, for randomised response.
+    sampling and relation, and `selection` what the best of many runs does. Laplace noise: Mironov,
+    2017, "Renyi Differential Privacy", table II; a release of which only epsilon is known: the
+    same, for randomised response.
     """
 
     name = "rdp"
@@ -71,16 +74,24 @@ class RdpAccountant:
             return 0.0
         from dp_accounting.rdp import compute_epsilon
 
-        divergences = sum(count * _divergences(each) for each, count in counts.items())
-        found = float(compute_epsilon(ORDERS, divergences, delta)[0])
+        found = float(compute_epsilon(ORDERS, _composed(counts), delta)[0])
         if all(is_pure(each) for each in counts):  # whose epsilons may as well be added up
             found = min(found, sum(count / noise_of(each) for each, count in counts.items()))
         return found
 
 
+def _composed(counts: Counter[SingleEvent]) -> NDArray[np.float64]:
+    total: NDArray[np.float64] = sum(
+        (count * _divergences(each) for each, count in counts.items()), np.zeros(len(ORDERS))
+    )
+    return total
+
+
 @functools.lru_cache(maxsize=256)
 def _divergences(event: SingleEvent) -> NDArray[np.float64]:
     """The Renyi divergence of one release at every order of `ORDERS`."""
+    if isinstance(event, RepeatAndSelectEvent):
+        return selected(_ORDERS, _composed(tally(event.event)), event.mean, event.shape)
     moments = [
         math.log(probability) + (_ORDERS - 1) * _OF_KIND[pair.kind](pair.rate, pair.noise)
         for probability, pair in pairs(event)

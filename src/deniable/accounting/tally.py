@@ -7,13 +7,16 @@ from dataclasses import replace
 
 from deniable.errors import AccountingError, UnknownEventError
 from deniable.events import (
+    ComposedEvent,
     Event,
     GaussianEvent,
     LaplaceEvent,
     OwnLoaderEvent,
     PoissonSampledEvent,
     PureEvent,
+    RepeatAndSelectEvent,
     SampledWithoutReplacementEvent,
+    SelfComposedEvent,
     ShuffledEvent,
     TruncatedPoissonSampledEvent,
     UnsampledEvent,
@@ -28,6 +31,7 @@ SingleEvent = (
     | PoissonSampledEvent
     | TruncatedPoissonSampledEvent
     | SampledWithoutReplacementEvent
+    | RepeatAndSelectEvent
 )
 
 # Noise below the least counts as none, and above the most as the most: either is an upper bound,
@@ -42,6 +46,7 @@ def tally(event: Event) -> Counter[SingleEvent]:
     - A batch of all data, or of the user's own loader, is a Gaussian release on all data, and an
       epoch of shuffled batches is one.
     - Where any part is stated under replacement, all of it is.
+    - The best of many runs is one release, of a run that is itself counted so.
 
     Raises:
         UnknownEventError: an event, or one inside it, of a type that is not known here.
@@ -50,7 +55,10 @@ def tally(event: Event) -> Counter[SingleEvent]:
     >>> tally(SelfComposedEvent(PoissonSampledEvent(0.0, GaussianEvent(1.0)), 3))
     Counter()
     """
-    neighbouring = neighbouring_of(event)
+    return _tally(event, neighbouring_of(event))
+
+
+def _tally(event: Event, neighbouring: Neighbouring) -> Counter[SingleEvent]:
     counts: Counter[SingleEvent] = Counter()
     epochs: set[ShuffledEvent] = set()
     for each, times in singles(event):
@@ -69,6 +77,9 @@ def tally(event: Event) -> Counter[SingleEvent]:
                 counts[_under(neighbouring, inner)] += times
             case GaussianEvent() | LaplaceEvent() | PureEvent():
                 counts[_under(neighbouring, each)] += times
+            case RepeatAndSelectEvent(inner):
+                if run := _tally(inner, neighbouring):
+                    counts[replace(each, event=_composed(run))] += times
             case _:
                 under = _under(neighbouring, each.event)
                 assert isinstance(under, GaussianEvent)
@@ -83,6 +94,10 @@ def _under(neighbouring: Neighbouring, event: UnsampledEvent) -> UnsampledEvent:
         noise /= 2  # replacement moves the sum twice as far
     noise = min(noise, MOST_NOISE)
     return type(event)(1 / noise if isinstance(event, PureEvent) else noise, neighbouring)
+
+
+def _composed(counts: Counter[SingleEvent]) -> ComposedEvent:
+    return ComposedEvent(tuple(SelfComposedEvent(each, times) for each, times in counts.items()))
 
 
 def split(event: SingleEvent) -> tuple[float, float]:
@@ -106,8 +121,11 @@ def split(event: SingleEvent) -> tuple[float, float]:
 def noise_of(event: SingleEvent) -> float:
     """The noise multiplier of a release, for the relation that it is stated under.
 
-    Of one of which only epsilon is known, that of the Laplace noise which would have it.
+    Of one of which only epsilon is known, that of the Laplace noise which would have it; of the
+    best of many runs, the least noise that a run has anywhere.
     """
+    if isinstance(event, RepeatAndSelectEvent):
+        return min(noise_of(each) for each in tally(event.event))
     released = unsampled(event)
     return 1 / released.epsilon if isinstance(released, PureEvent) else released.noise_multiplier
 

@@ -1,7 +1,7 @@
-"""The command line: `deniable train | plan | explain | spend | report`.
+"""The command line: `deniable train`, `plan`, `explain`, `spend` and so on.
 
 A command parses, calls and prints; what it knows lives further down. No command module imports
-torch when it is itself imported, so that all but `train` answer without loading it.
+torch when it is itself imported, so that all but `train` and `reproduce` answer without loading it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ from collections.abc import Sequence
 
 import typer
 
+from deniable.cli.claims import claim_command
 from deniable.cli.explain import explain_command
+from deniable.cli.ledger import ledger_app
 from deniable.cli.plan import plan_command
 from deniable.cli.report import report_command
+from deniable.cli.reproduce import reproduce_command
+from deniable.cli.search import search_command
 from deniable.cli.spend import spend_command
 from deniable.cli.train import train_command
 from deniable.errors import DeniableError
@@ -31,8 +35,12 @@ app = typer.Typer(
 app.command("train")(train_command)
 app.command("plan")(plan_command)
 app.command("explain")(explain_command)
+app.command("search")(search_command)
 app.command("spend")(spend_command)
+app.command("claim")(claim_command)
+app.add_typer(ledger_app, name="ledger")
 app.command("report")(report_command)
+app.command("reproduce")(reproduce_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -66,6 +66,10 @@ def opening(run: Run) -> str:
         lines.append(NOT_PRIVATE)
     if run.record["seeded"] and run.is_private:
         lines.append(SEEDED)
+    if record["ledger"] is not None:
+        lines.append(
+            f"Releases are recorded in {record['ledger']}, which runs on these data share."
+        )
     lines.append(f"Run folder: {run.folder.path}. Ctrl-C saves, and says how to go on.")
     if run.private.steps:
         lines.append(f"Going on after step {run.private.steps:,}.")

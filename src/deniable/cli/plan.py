@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from deniable import words
 from deniable.accounting import privacy_curve
 from deniable.cli import claim
-from deniable.plan import Plan
+from deniable.plan import Phase, Plan, Schedule
+from deniable.plan.trade import trade
 
 
 def plan_command(
     examples: Annotated[int, typer.Option(help="Examples in the data set; a public number.")],
-    batch_size: Annotated[int, typer.Option(help="Examples that a step draws on average.")],
+    batch_size: Annotated[
+        int | None, typer.Option(help="Examples that a step draws on average.")
+    ] = None,
     sampling: Annotated[
         str,
         typer.Option(
@@ -42,14 +49,29 @@ def plan_command(
     delta: Annotated[
         float, typer.Option(help="Delta of the guarantee; well below 1 / examples.")
     ] = 1e-5,
+    noise_schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="What the noise is multiplied by over the steps: linear:FIRST:LAST, "
+            "exponential:FIRST:LAST, stairs:RATIO, or LENGTH:FACTOR,LENGTH:FACTOR,..."
+        ),
+    ] = None,
+    batch_schedule: Annotated[str | None, typer.Option(help="The same for the batch size.")] = None,
     accountant: Annotated[
         str, typer.Option(help="The accountant that solves the plan: pld (tight) or rdp (quick).")
     ] = "pld",
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Draw epsilon against noise and epochs to this .svg, .png or .pdf."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and nothing else.")
     ] = False,
 ) -> None:
-    """Solve a plan: give two of epsilon, noise multiplier and epochs (or steps)."""
+    """Solve a plan: of batch size, epsilon, noise multiplier and epochs (or steps), leave out one.
+
+    Below it stands what the same training costs with other noise and other lengths.
+    """
     plan = Plan(
         examples,
         batch_size,
@@ -62,7 +84,13 @@ def plan_command(
         max_batch_size=max_batch_size,
         neighbouring=neighbouring,
         accountant=accountant,
+        noise_schedule=None if noise_schedule is None else Schedule.parse(noise_schedule),
+        batch_schedule=None if batch_schedule is None else Schedule.parse(batch_schedule),
     )
+    if figure is not None:
+        from deniable.report.trade import draw_trade
+
+        draw_trade(plan, figure)
     found = claim.claims(plan.event, plan.delta)
     curve = privacy_curve(plan.event)
     if as_json:
@@ -70,19 +98,26 @@ def plan_command(
         typer.echo(json.dumps(values | claim.as_json(found, curve), allow_nan=False))
         return
     console, sampler = Console(), plan.sampler()
+    phases = plan.phases
     share = f"{plan.batch_size:,}/{plan.examples:,} = {plan.sampling_rate:.6g}"
     rows = {
         "examples": f"{plan.examples:,}",
         "sampling": plan.sampling,
-        "sampling rate" if sampler.amplifies else "share in a batch": share,
-        "expected batch size": f"{plan.batch_size:,}",
+        "sampling rate" if sampler.amplifies else "share in a batch": share
+        if len(phases) == 1
+        else f"{plan.sampling_rate:.6g} on average",
+        "expected batch size": _over(phases, lambda each: f"{each.batch_size:,}"),
         "steps": f"{plan.steps:,}",
         "epochs": f"{plan.epochs:,.6g}",
-        "noise multiplier": f"{plan.noise_multiplier:.6g}",
+        "noise multiplier": _over(phases, lambda each: f"{each.noise_multiplier:.6g}"),
         "delta": f"{plan.delta:g}",
         "neighbouring relation": claim.RELATIONS[plan.neighbouring],
     }
     console.print(claim.table("Plan", rows | claim.epsilon_rows(found)))
+    if len(phases) > 1:
+        console.print(_phases(phases))
+    if math.isfinite(plan.epsilon):
+        console.print(_alternatives(plan))
     claim.explain(console, curve)
     claim.say(console, sampler.in_words)
     if plan.delta * plan.examples >= 1:
@@ -92,3 +127,36 @@ def plan_command(
             f"{words.scientific(1 / plan.examples)}, publishing one example at random would count "
             "as private. Take a smaller --delta.",
         )
+    if figure is not None:
+        claim.say(console, f"Figure: {figure}")
+
+
+def _over(phases: Sequence[Phase], say: Callable[[Phase], str]) -> str:
+    """A value that may change over the steps: the first and the last one."""
+    first, last = say(phases[0]), say(phases[-1])
+    return first if first == last else f"{first} to {last}"
+
+
+def _phases(phases: Sequence[Phase]) -> Table:
+    made = Table(title="Phases", title_justify="left")
+    for name in ("steps", "expected batch size", "noise multiplier"):
+        made.add_column(name, justify="right")
+    for each in phases:
+        made.add_row(
+            f"{each.start:,} to {each.stop - 1:,}",
+            f"{each.batch_size:,}",
+            f"{each.noise_multiplier:.6g}",
+        )
+    return made
+
+
+def _alternatives(plan: Plan) -> Table:
+    """What the plan costs with other noise and other lengths."""
+    found = trade(plan)
+    made = Table(title="Epsilon by RDP, with other noise and other lengths", title_justify="left")
+    made.add_column("noise multiplier", justify="right", style="bold")
+    for epochs in found.epochs:
+        made.add_column(f"{epochs:,.4g} epochs", justify="right")
+    for noise, epsilons in zip(found.noise_multipliers, found.epsilons, strict=True):
+        made.add_row(f"{noise:.4g}", *(words.rounded_up(each) for each in epsilons))
+    return made

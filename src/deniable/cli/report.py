@@ -13,9 +13,7 @@ from deniable.report import render
 def report_command(
     run_folder: Annotated[
         Path,
-        typer.Argument(
-            help="The folder that `deniable train` wrote: it holds run.json and ledger.sqlite."
-        ),
+        typer.Argument(help="The folder that `deniable train` wrote: it holds run.json."),
     ],
 ) -> None:
     """Write report.html of a run again, from its record and its ledger, and print where it is."""

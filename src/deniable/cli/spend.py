@@ -14,11 +14,14 @@ from rich.table import Table
 
 from deniable import words
 from deniable.accounting import nominal_event, privacy_curve, spent
+from deniable.claim import planned_delta
 from deniable.cli import claim
+from deniable.cli.claims import check_claim
+from deniable.errors import SettingsError
 from deniable.events import ComposedEvent, notes, to_json
 from deniable.ledger import Ledger, RunRecord
 from deniable.report.statement import releases
-from deniable.runfolder import RunFolder
+from deniable.runfolder import ledger_at
 
 NOMINAL = (
     "The nominal epsilon is not a guarantee: it counts as if no unit moved a sum by more than what "
@@ -28,8 +31,9 @@ NOMINAL = (
 
 def spend_command(
     path: Annotated[
-        Path, typer.Argument(help="A ledger, or the run folder that holds one.", metavar="LEDGER")
-    ],
+        Path | None,
+        typer.Argument(help="A ledger, or the run folder that holds one.", metavar="LEDGER"),
+    ] = None,
     run: Annotated[
         str | None, typer.Option(help="One run of the ledger [all of them, composed].")
     ] = None,
@@ -37,16 +41,29 @@ def spend_command(
         float | None,
         typer.Option(help="Delta to state epsilon at [the smallest of the runs' plans, or 1e-5]."),
     ] = None,
+    verify: Annotated[
+        Path | None,
+        typer.Option(
+            help="Compute this claim.json again, and fail on any difference [LEDGER: beside it].",
+            metavar="CLAIM",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and nothing else.")
     ] = False,
 ) -> None:
     """State what a ledger's releases cost together, from the ledger alone."""
-    ledger = RunFolder(path).ledger if path.is_dir() else path
+    if verify is not None:
+        _refuse_choices_with_verify(run, delta)
+        check_claim(verify, ledger_at(path or verify.parent), as_json)
+        return
+    if path is None:
+        raise SettingsError("Give the ledger, or the run folder, whose spending is to be stated.")
+    ledger = ledger_at(path)
     with Ledger(ledger, create=False) as book:
         event = book.event(run)
         records = [each for each in book.runs() if run in (None, each.run_id)]
-    stated_at = _planned_delta(records) if delta is None else delta
+    stated_at = planned_delta(records) if delta is None else delta
     found = claim.claims(event, stated_at)
     nominal = _nominal(records, stated_at)
     curve = privacy_curve(event)
@@ -62,7 +79,7 @@ def spend_command(
         typer.echo(json.dumps(values, allow_nan=False))
         return
     console = Console()
-    console.print(_runs(records))
+    console.print(runs_table(records))
     relations = dict.fromkeys(claim.RELATIONS[each.neighbouring] for each in records)
     rows = {
         "delta": f"{stated_at:g}",
@@ -91,11 +108,11 @@ def _finite(epsilon: float) -> float | None:
     return epsilon if math.isfinite(epsilon) else None
 
 
-def _planned_delta(records: Sequence[RunRecord]) -> float:
-    """The smallest delta that a plan in the ledger names."""
-    plans = [each.description.get("plan") for each in records]
-    named = [plan["delta"] for plan in plans if isinstance(plan, dict) and "delta" in plan]
-    return min(named, default=1e-5)
+def _refuse_choices_with_verify(run: str | None, delta: float | None) -> None:
+    if (run, delta) != (None, None):
+        raise SettingsError(
+            "--verify takes run and delta from the claim; leave out --run, --delta."
+        )
 
 
 def _record(record: RunRecord) -> dict[str, Any]:
@@ -108,7 +125,8 @@ def _record(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _runs(records: Sequence[RunRecord]) -> Table:
+def runs_table(records: Sequence[RunRecord]) -> Table:
+    """Every run and other release, and what it released."""
     made = Table(title="Released", title_justify="left")
     made.add_column("run", overflow="fold")
     made.add_column("opened (UTC)")
@@ -116,11 +134,12 @@ def _runs(records: Sequence[RunRecord]) -> Table:
         made.add_column(name, justify="right")
     for record in records:
         for each in releases(record.event):
+            count = f"{each.count:,}" + (" (best of runs)" if each.of_best else "")
             rate = "everyone" if each.sampling_rate is None else f"{each.sampling_rate:.6g}"
             made.add_row(
                 record.run_id,
                 record.opened[:16].replace("T", " "),
-                f"{each.count:,}",
+                count,
                 rate,
                 each.noise,
             )

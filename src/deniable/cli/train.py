@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from deniable.errors import SettingsError
+from deniable.errors import BudgetError, DeniableError, SettingsError
 from deniable.runfolder import RunFolder
 from deniable.settings import Settings
 
@@ -107,6 +107,10 @@ def train_command(
         int | None, typer.Option(help="Most rows in memory at once [the whole batch].")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make [runs/DATA-TIME].")] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(help="The data set's ledger, which its runs share [one in the run folder]."),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace a run in that folder, its ledger included."),
@@ -155,18 +159,26 @@ def train_command(
         checkpoint_seconds=checkpoint_seconds,
     )
     path = out or _fresh_folder(data)
+    is_new = not path.exists()
     if not overwrite:
         RunFolder(path).create()  # refuses before anything slow
-    _start(settings, path, overwrite, as_json)
+    try:
+        _start(settings, path, ledger, overwrite, as_json)
+    except DeniableError:
+        if is_new:
+            RunFolder(path).remove_empty()
+        raise
 
 
-def _start(settings: Settings, path: Path, overwrite: bool, as_json: bool) -> None:
+def _start(
+    settings: Settings, path: Path, ledger: Path | None, overwrite: bool, as_json: bool
+) -> None:
     console = Console(stderr=True)
     from deniable.cli import display
     from deniable.training import begin
 
     with display.downloads(console) as progress:
-        run = begin(settings, path, progress, overwrite=overwrite)
+        run = begin(settings, path, progress, ledger=ledger, overwrite=overwrite)
     _train(run, console, as_json)
 
 
@@ -200,6 +212,11 @@ def _train(run: Run, console: Console, as_json: bool) -> None:
     except KeyboardInterrupt:
         say(f"Stopped at once. What came after the last checkpoint is repeated by: {go_on}")
         raise typer.Exit(INTERRUPTED) from None
+    except BudgetError as problem:
+        raise BudgetError(
+            f"{problem} The run is saved after step {run.private.steps:,} of "
+            f"{run.private.plan.steps:,}; when there is room again, go on with: {go_on}"
+        ) from None
     if complete:
         _complete(run.folder, run.record, console, as_json)
         return
@@ -229,6 +246,7 @@ def _complete(folder: RunFolder, record: dict[str, Any], console: Console, as_js
         return
     typer.echo(display.closing(record))
     typer.echo(f"Report         {report}")
+    typer.echo(f"Claim          {folder.claim}")
 
 
 def _print_object(folder: RunFolder, record: dict[str, Any], **more: str) -> None:

@@ -17,15 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deniable.gradients.contributions import (
-    Contribution,
-    Kept,
-    OneHot,
-    Outer,
-    Several,
-    accurate,
-)
+from deniable.gradients.contributions import Contribution, Kept, accurate
 from deniable.gradients.convolution import Convolution
+from deniable.gradients.outer import OneHot, Outer, Several
 
 # Shares of the squared size of the parts, in units of the dtype's precision: what is squared and
 # added up in Gram matrices is off by a few such units; a sum of parts, by one of their sizes. Of a

@@ -27,11 +27,12 @@ from torch.utils.hooks import RemovableHandle
 
 from deniable.errors import CaptureError
 from deniable.gradients import fallback
-from deniable.gradients.contributions import Contribution, Several
+from deniable.gradients.contributions import Contribution
 from deniable.gradients.eager import allow_compiled, run_as_written
 from deniable.gradients.groups import Groups
 from deniable.gradients.layout import Fold, Layout
 from deniable.gradients.mode import Watch
+from deniable.gradients.outer import Several
 from deniable.gradients.per_unit import PerUnitGradients
 from deniable.gradients.probe import (
     AGAIN,

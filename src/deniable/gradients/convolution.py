@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deniable.gradients.contributions import (
-    GRAM_ELEMENTS,
     Contribution,
     Dense,
     Kept,
@@ -21,6 +20,7 @@ from deniable.gradients.contributions import (
     accurate,
     formed,
 )
+from deniable.gradients.outer import GRAM_ELEMENTS
 
 # Patches are copied for so many elements at a time, which stay in the cache.
 PATCH_ELEMENTS = 1 << 19

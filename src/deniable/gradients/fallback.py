@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from deniable.errors import CaptureError
-from deniable.gradients.contributions import Contribution, Dense, Kept, OneHot, Outer, accurate
+from deniable.gradients.contributions import Contribution, Dense, Kept, accurate
+from deniable.gradients.outer import OneHot, Outer
 
 if TYPE_CHECKING:
     from deniable.gradients.use import Derived, Use

@@ -9,8 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from deniable.gradients.contributions import Contribution, Dense, OneHot, Outer
+from deniable.gradients.contributions import Contribution, Dense
 from deniable.gradients.convolution import Convolution
+from deniable.gradients.outer import OneHot, Outer
 
 
 @dataclass(frozen=True)

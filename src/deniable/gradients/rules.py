@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deniable.gradients.contributions import Contribution, Dense, OneHot, Outer, accurate
+from deniable.gradients.contributions import Contribution, Dense, accurate
 from deniable.gradients.convolution import Convolution
 from deniable.gradients.layout import WHOLE
+from deniable.gradients.outer import OneHot, Outer
 
 if TYPE_CHECKING:
     from deniable.gradients.use import Use

@@ -9,9 +9,9 @@ from typing import Any, Self
 
 from deniable.errors import BudgetError, LedgerError
 from deniable.events import Event
-from deniable.ledger.budget import Budget
+from deniable.ledger.budget import Budget, Guard
 from deniable.ledger.contents import Contents, RunRecord
-from deniable.ledger.run import RunLedger
+from deniable.ledger.run import RunLedger, check_expected, check_kind
 from deniable.ledger.store import Store, now
 from deniable.units import Neighbouring
 
@@ -118,6 +118,32 @@ class Ledger:
         )
         run.release(event)
 
+    def check(
+        self,
+        expected: Event,
+        *,
+        fingerprint: str,
+        neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE,
+        unit: str = EXAMPLE,
+    ) -> None:
+        """Refuses what `run` and `recognise` would refuse now, and records nothing.
+
+        Args:
+            expected: what a new run would release.
+            fingerprint: of its data.
+            neighbouring: the relation under which its events would be stated.
+            unit: what the guarantee would be about, in words.
+
+        Raises:
+            BudgetError: `expected` does not fit the budget, or the ledger is closed.
+            LedgerError: the data, the relation or the unit is not the ledger's.
+        """
+        with self._store.transaction(write=False) as contents:
+            self._check_data(contents, fingerprint)
+            check_kind(contents, neighbouring, unit)
+            contents.check_open()
+            check_expected(contents, expected, Guard())
+
     def recognise(self, fingerprint: str) -> None:
         """Notes that releases are made on the data of this fingerprint; other data is refused.
 
@@ -127,16 +153,9 @@ class Ledger:
             LedgerError: the ledger belongs to another data set.
         """
         with self._store.transaction(write=True) as contents:
-            if fingerprint in contents.fingerprints:
-                return
-            if contents.fingerprints and contents.name is None:
-                raise LedgerError(
-                    f"{self.path or 'This ledger'} belongs to the data set with the fingerprint "
-                    f"{contents.fingerprints[0]}, got {fingerprint}. Keep one ledger for each data "
-                    "set. If both are forms of the same data about the same people, say so by "
-                    "naming the data set: Ledger(path, data='...')."
-                )
-            self._store.append("data", fingerprint=fingerprint)
+            self._check_data(contents, fingerprint)
+            if fingerprint not in contents.fingerprints:
+                self._store.append("data", fingerprint=fingerprint)
 
     def set_budget(self, epsilon: float, delta: float, accountant: str = "pld") -> None:
         """Limits what all releases on this data set may cost together, from now on.
@@ -179,6 +198,11 @@ class Ledger:
         """
         return self._store.read(until)
 
+    def known(self) -> Contents:
+        """What this process last read or wrote; the file is not looked at, and may be closed."""
+        with self._store.known() as contents:
+            return contents
+
     def runs(self) -> list[RunRecord]:
         """What is stated about each run, in the order of their first opening."""
         return self.contents().records()
@@ -194,6 +218,16 @@ class Ledger:
     def close(self) -> None:
         """Closes the file; a run that was not settled stays stated as reserved."""
         self._store.close()
+
+    def _check_data(self, contents: Contents, fingerprint: str) -> None:
+        known = contents.fingerprints
+        if known and fingerprint not in known and contents.name is None:
+            raise LedgerError(
+                f"{self.path or 'This ledger'} belongs to the data set with the fingerprint "
+                f"{known[0]}, got {fingerprint}. Keep one ledger for each data set. If both are "
+                "forms of the same data about the same people, say so by naming the data set: "
+                "Ledger(path, data='...')."
+            )
 
     def _name(self, data: str) -> None:
         with self._store.transaction(write=True) as contents:

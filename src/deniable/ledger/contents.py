@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,12 @@ class RunRecord:
     description: dict[str, Any]
     steps: int
     event: Event
+
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        """The plan in its description, as JSON values; empty where it names none."""
+        plan = self.description.get("plan")
+        return plan if isinstance(plan, dict) else {}
 
 
 @dataclass

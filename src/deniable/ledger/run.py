@@ -43,9 +43,10 @@ class RunLedger:
         self._block = block
         self._guard = Guard()
         with store.transaction(write=True) as contents:
-            _check_kind(contents, neighbouring, unit)
+            check_kind(contents, neighbouring, unit)
             contents.check_open()
-            self._check_expected(contents, expected)
+            if expected is not None:
+                check_expected(contents, expected, self._guard, run_id)
             self._opening = store.append(
                 "open",
                 at=now(),
@@ -84,10 +85,15 @@ class RunLedger:
         self.position = position
         self._current, self._free_until = None, 0
 
-    def release(self, event: Event) -> None:
+    def release(self, event: Event, alike: int | None = None) -> None:
         """Records one release; to be called before it takes effect.
 
         Inside the reserved block this only counts; otherwise the next block is made durable first.
+
+        Args:
+            event: the release.
+            alike: how many releases are planned to be like it, from this one on: no block reaches
+                past them.
 
         Raises:
             BudgetError: the release would pass the ledger's budget, or the ledger is closed.
@@ -97,7 +103,7 @@ class RunLedger:
         if self.position >= self._free_until or (
             event is not self._current and event != self._current
         ):
-            self._cover(event)
+            self._cover(event, alike)
         self.position += 1
         if self.position > self._highest:
             self._highest = self.position
@@ -123,7 +129,7 @@ class RunLedger:
         with self._store.known() as contents:
             return composed(contents.runs[self.run_id].statement.counts(before=self.position))
 
-    def _cover(self, event: Event) -> None:
+    def _cover(self, event: Event, alike: int | None) -> None:
         """Sees to it that the step at `position` is durably reserved as `event`."""
         with self._store.transaction(write=True) as contents:
             run = contents.runs[self.run_id]
@@ -135,14 +141,16 @@ class RunLedger:
                 )
             free_until = run.statement.covered_until(event, self.position)
             if free_until is None:
-                free_until = self._reserve(event, contents, run.statement)
+                free_until = self._reserve(event, alike, contents, run.statement)
         self._current, self._free_until = event, free_until
 
-    def _reserve(self, event: Event, contents: Contents, statement: Statement) -> int:
+    def _reserve(
+        self, event: Event, alike: int | None, contents: Contents, statement: Statement
+    ) -> int:
         """Reserves the next block, or as much of it as the budget admits."""
         contents.check_open()
         self._give_back(statement)
-        start, length = self.position, self._block
+        start, length = self.position, min(self._block, alike or self._block)
         if self._planned is not None and start < self._planned:
             length = min(length, self._planned - start)
         budget, totals = contents.budget, contents.totals()
@@ -168,16 +176,30 @@ class RunLedger:
         if statement.unreleased(self._opening, self._highest):
             self._store.append("settle", opening=self._opening, start=self._highest)
 
-    def _check_expected(self, contents: Contents, expected: Event | None) -> None:
-        """Refuses a run that cannot end within the budget before it has spent anything."""
-        if expected is None or contents.budget is None:
-            return
-        run = contents.runs.get(self.run_id, Run())
-        whole = tally(expected) | tally(composed(run.statement.counts()))
-        total = contents.totals(without=self.run_id) + whole
-        if not self._guard.admits(contents.budget, total):
-            plan = f"The plan of run {self.run_id!r} does not fit, and nothing of it was released"
-            raise _refused(plan, contents.budget, contents.totals(), total)
+
+def check_expected(
+    contents: Contents, expected: Event, guard: Guard, run_id: str | None = None
+) -> None:
+    """Refuses a run that cannot end within the budget before it has spent anything.
+
+    Args:
+        contents: what the ledger says.
+        expected: what the whole run will release.
+        guard: says what fits.
+        run_id: a run that may have begun already; a new one if not given.
+
+    Raises:
+        BudgetError: it does not fit.
+    """
+    if contents.budget is None:
+        return
+    begun = contents.runs.get(run_id, Run()) if run_id else Run()
+    whole = tally(expected) | tally(composed(begun.statement.counts()))
+    total = contents.totals(without=run_id) + whole
+    if not guard.admits(contents.budget, total):
+        plan = f"The plan of run {run_id!r}" if run_id else "This plan"
+        what = f"{plan} does not fit, and nothing of it was released"
+        raise _refused(what, contents.budget, contents.totals(), total)
 
 
 def _refused(
@@ -191,7 +213,12 @@ def _refused(
     )
 
 
-def _check_kind(contents: Contents, neighbouring: Neighbouring, unit: str) -> None:
+def check_kind(contents: Contents, neighbouring: Neighbouring, unit: str) -> None:
+    """Refuses a run whose guarantee is of another kind than that of the runs before it.
+
+    Raises:
+        LedgerError: the relation or the unit is another.
+    """
     mine = contents.neighbouring, contents.unit
     if None not in mine and mine != (neighbouring, unit):
         raise LedgerError(

@@ -46,6 +46,11 @@ class Gaussian:
     ) -> None:
         self._event = GaussianEvent(float(noise_multiplier), neighbouring)
 
+    @classmethod
+    def of(cls, event: GaussianEvent) -> Gaussian:
+        """The noise that an event says."""
+        return cls(event.noise_multiplier, event.neighbouring)
+
     @property
     def event(self) -> GaussianEvent:
         """What one call to `add` releases."""
@@ -87,9 +92,10 @@ def _add(
     sizes, device = [each.numel() for each in sums], sums[0].device
     with torch.no_grad():
         if torch.promote_types(dtype, generator.precision) == dtype:
-            noise = generator.normal((sum(sizes),), dtype=dtype, device=device).mul_(deviation)
-            noisy = _views(noise, sums, sizes)
-            torch._foreach_add_(noisy, list(sums))
+            noisy = _views(generator.normal((sum(sizes),), dtype=dtype, device=device), sums, sizes)
+            for each, noise in zip(sums, noisy, strict=True):
+                # Rounded once, or the low bits of the result would follow the sum.
+                torch.add(each, noise, alpha=deviation, out=noise)
             return noisy
         flat = torch.cat([each.reshape(-1).to(dtype) for each in sums])
         for part in torch.split(flat, _CHUNK):

@@ -105,7 +105,7 @@ class KeystreamGenerator:
         # The cipher asks for room for one more block than it writes.
         self._bytes = bytearray(_PAIRS * 16 + _BLOCK_BYTES)
         self._words = torch.frombuffer(self._bytes, dtype=torch.int64)
-        self._low = torch.empty(2 * _PAIRS, dtype=torch.int64)
+        self._low = torch.empty(_PAIRS, dtype=torch.int64)
         self._go_to(_checked(key), 0)
 
     def normal(self, shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -114,7 +114,7 @@ class KeystreamGenerator:
         computed = torch.promote_types(_floating(dtype), self.precision)
         values = torch.empty(count + count % 2, dtype=computed)
         with torch.no_grad():
-            for part in values.split(2 * _PAIRS):
+            for part in torch.split(values, 2 * _PAIRS):
                 self._fill(part)
         return values[:count].view(tuple(shape)).to(device=device, dtype=dtype)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from deniable.accounting.ladder import ladder
 from deniable.accounting.slides import RUNGS
 from deniable.errors import SettingsError
 from deniable.events import Event
+from deniable.report.canvas import MUTED, figure_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,25 +28,6 @@ _COLOURS = {
     "moments": "#5b7fd4",
     "rdp": "#1d4ed8",
     "pld": "#0c6b64",
-}
-_INK, _MUTED, _RULE = "#1b1f24", "#5a6470", "#dfe2e5"
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "deniable",
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.labelcolor": _MUTED,
-    "axes.edgecolor": _RULE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": _RULE,
-    "grid.linewidth": 0.6,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.minor.visible": False,
-    "ytick.minor.visible": False,
 }
 
 
@@ -71,31 +53,17 @@ def draw_ladder(
     Raises:
         SettingsError: the folder does not exist, the ending is unknown, or no epsilon is finite.
     """
-    from matplotlib import rc_context, rcdefaults, rcParams
-    from matplotlib.backend_bases import FigureCanvasBase
-    from matplotlib.figure import Figure
-
-    forms = FigureCanvasBase.get_supported_filetypes()
-    if path.suffix[1:] not in forms or not path.parent.is_dir():
-        raise SettingsError(
-            f"A figure must go to a file that ends in .svg, .png or .pdf, in a folder that exists, "
-            f"got {path}."
-        )
     ends = np.ceil(np.geomspace(1, steps, POINTS).round() / period) * period
     counts = [1, *sorted({min(int(each), steps) for each in ends} - {1})]
-    curves = _curves(event_at, counts, delta)
-    with rc_context():
-        rcdefaults()
-        rcParams.update(_STYLE)
-        figure = Figure(figsize=(7.5, 4.8), layout="constrained")
+    with figure_file(path, (7.5, 4.8)) as figure:
+        curves = _curves(event_at, counts, delta)
         axes = figure.add_subplot(xscale="log", yscale="log")
         _draw(axes, counts, curves, "default" if period == 1 else "steps-pre")
         if with_slides:
             _mark_slides(axes, steps)
         axes.set_xlabel("steps")
         axes.tick_params(which="minor", length=0)
-        axes.set_title(_title(delta, with_slides), loc="left", color=_MUTED, fontsize=10)
-        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+        axes.set_title(_title(delta, with_slides), loc="left", color=MUTED, fontsize=10)
 
 
 def _title(delta: float, with_slides: bool) -> str:
@@ -170,6 +138,6 @@ def _mark_slides(axes: Axes, steps: int) -> None:
             textcoords="offset points",
             ha="right",
             va="bottom",
-            color=_MUTED,
+            color=MUTED,
             fontsize=9,
         )

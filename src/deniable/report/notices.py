@@ -78,6 +78,15 @@ def _ledger(record: Record, statement: Statement, spent: Spent | None) -> Notice
             f"The record says that {record.steps:,} steps were released, the ledger states "
             f"{statement.steps:,}. They may not belong together; rely on neither.",
         )
+    if statement.others and spent is not None and spent.is_private:
+        accountant = record.text("plan", "accountant", "pld")
+        most = words.rounded_up(statement.everything.get(accountant))
+        return Notice(
+            "caution",
+            "More was released on these data",
+            f"The ledger of the data set holds {statement.others:,} other releases or runs. The "
+            f"epsilon on this page is that of this run; everything together costs {most}.",
+        )
     if record.status == "complete" and statement.steps > record.steps:
         return Notice(
             "caution",

@@ -25,14 +25,14 @@ def render(run_folder: Path) -> Path:
     """Writes the report of a run beside its record, atomically, and says where it is.
 
     Args:
-        run_folder: a folder with `run.json` and `ledger.sqlite`, of a run in any state.
+        run_folder: a folder with the `run.json` of a run in any state.
 
     Raises:
         SettingsError: the folder holds no readable `run.json`.
     """
     folder = RunFolder(Path(run_folder))
     record = Record(folder.read())
-    statement = state(folder.ledger, record.delta)
+    statement = state(folder.ledger_of(record.values), record.delta, record.shared_run)
     text = page(record, statement, folder.path.resolve().name)
     with replaced(folder.report) as file:
         file.write(text.encode("utf-8", "replace"))

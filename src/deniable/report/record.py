@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -68,6 +69,18 @@ class Record:
             return found
         series = self.series(key)
         return series[-1][1] if series else None
+
+    @property
+    def shared_run(self) -> str | None:
+        """The run's name in the ledger that it shares with others; None if it has its own."""
+        shared = isinstance(self.values.get("ledger"), str)
+        return str(self.values.get("run_id")) if shared else None
+
+    @property
+    def ledger_name(self) -> str:
+        """What the file is called in which the run's releases are recorded."""
+        named = self.values.get("ledger")
+        return Path(named).name if isinstance(named, str) else "ledger.sqlite"
 
     @property
     def status(self) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deniable import words
@@ -17,9 +18,10 @@ from deniable.events import (
     OwnLoaderEvent,
     PoissonSampledEvent,
     PureEvent,
+    RepeatAndSelectEvent,
     SampledWithoutReplacementEvent,
     ShuffledEvent,
-    SingleEvent,
+    SummedEvent,
     TruncatedPoissonSampledEvent,
     neighbouring_of,
     notes,
@@ -57,17 +59,23 @@ class Releases:
         sampling_rate: the chance of a unit to be in a batch; None where none is claimed.
         noise_multiplier: the noise over the sensitivity; or one over epsilon, of a release about
             which nothing more is known.
+        of_best: how many runs there were on average, where these are the releases of each, and
+            only the best run was released.
     """
 
     count: int
     kind: type[Event]
     sampling_rate: float | None
     noise_multiplier: float
+    of_best: float | None = None
 
     @property
     def batches(self) -> str:
         """How their batches came about, in words."""
-        return BATCHES[self.kind].format(rate=words.percent(self.sampling_rate, 3))
+        said = BATCHES[self.kind].format(rate=words.percent(self.sampling_rate, 3))
+        if self.of_best is None:
+            return said
+        return f"{said}; in each of {self.of_best:g} runs on average, of which only the best left"
 
     @property
     def noise(self) -> str:
@@ -91,16 +99,18 @@ class Releases:
 
 @dataclass(frozen=True)
 class Statement:
-    """What a ledger file states about everything in it.
+    """What a ledger file states about everything in it, or about one run.
 
     Attributes:
         epsilons: epsilon at the claim's delta, by accountant.
         releases: what was released, like with like.
-        runs: how many runs the ledger holds.
+        runs: how many runs are stated.
         problem: why nothing could be stated, or None.
         curve: the whole trade of epsilon for delta, where it is known.
         neighbouring: the relation that it is stated under.
         notes: what must be said beside the epsilons.
+        others: how many other runs the ledger holds.
+        everything: epsilon of all of them together with this one, by accountant.
     """
 
     epsilons: dict[str, float]
@@ -110,6 +120,8 @@ class Statement:
     curve: PrivacyCurve | None = None
     neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE
     notes: tuple[str, ...] = ()
+    others: int = 0
+    everything: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -117,17 +129,24 @@ class Statement:
         return sum(each.count for each in self.releases)
 
 
-def state(ledger: Path, delta: float | None) -> Statement:
+def state(ledger: Path, delta: float | None, run: str | None = None) -> Statement:
     """What the ledger at a path states at `delta`; a ledger that cannot be read says why.
 
     The file is never made: an absent ledger states nothing, and that is a problem to show.
+
+    Args:
+        ledger: the file.
+        delta: to state epsilon at.
+        run: one run of a ledger that others share; everything if not given.
     """
     if delta is None:
         return _nothing("The record names no delta to state epsilon at.")
     try:
         with Ledger(ledger, create=False) as book:
-            event, runs = book.event(), len(book.runs())
+            contents = book.contents()
+        event, everything = contents.event(run), contents.event()
         epsilons = {name: spent(event, delta, name).epsilon for name in STATED}
+        together = {name: spent(everything, delta, name).epsilon for name in STATED}
     except (LedgerError, AccountingError) as problem:
         return _nothing(str(problem).replace(str(ledger), ledger.name))
     if any(math.isnan(epsilon) for epsilon in epsilons.values()):
@@ -135,10 +154,12 @@ def state(ledger: Path, delta: float | None) -> Statement:
     return Statement(
         epsilons,
         releases(event),
-        runs,
+        runs=len(contents.runs) if run is None else 1,
         curve=privacy_curve(event),
         neighbouring=neighbouring_of(event),
         notes=notes(event),
+        others=0 if run is None else len(contents.runs) - 1,
+        everything=together,
     )
 
 
@@ -151,20 +172,32 @@ def releases(event: Event) -> tuple[Releases, ...]:
     >>> found.count, found.sampling_rate, found.noise_multiplier
     (31, 0.01, 1.0)
     """
-    counts: Counter[tuple[type[Event], float | None, float]] = Counter()
-    for each, count in singles(event):
-        counts[type(each), _rate(each), _noise(each)] += count
+    counts: Counter[tuple[type[Event], float | None, float, float | None]] = Counter()
+    for each, count, of_best in _sums(event):
+        counts[type(each), _rate(each), _noise(each), of_best] += count
     return tuple(Releases(count, *key) for key, count in counts.items())
 
 
-def _noise(event: SingleEvent) -> float:
+def _sums(
+    event: Event, of_best: float | None = None
+) -> Iterator[tuple[SummedEvent, int, float | None]]:
+    """Every sum, how often, and of how many runs it is where only the best one's were released."""
+    for each, count in singles(event):
+        if isinstance(each, RepeatAndSelectEvent):
+            for inner, times, runs in _sums(each.event, each.mean):
+                yield inner, times * count, runs
+        else:
+            yield each, count, of_best
+
+
+def _noise(event: SummedEvent) -> float:
     released = unsampled(event)
     if isinstance(released, PureEvent):
         return 1 / released.epsilon if released.epsilon else math.inf
     return released.noise_multiplier
 
 
-def _rate(event: SingleEvent) -> float | None:
+def _rate(event: SummedEvent) -> float | None:
     match event:
         case PoissonSampledEvent(rate) | TruncatedPoissonSampledEvent(_, rate):
             return rate

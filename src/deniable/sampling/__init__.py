@@ -54,8 +54,8 @@ def make_sampling(
     if name == TruncatedPoissonSampler.name:
         if max_batch_size is None:
             raise PlanError(
-                f"{name} needs max_batch_size, the largest batch. Take {batch_size} + 5 * "
-                f"sqrt({batch_size}), which is almost never reached."
+                f"{name} needs max_batch_size, the largest batch. Take batch_size + 5 * "
+                "sqrt(batch_size), which is almost never reached."
             )
         return TruncatedPoissonSampler(
             examples, batch_size, generator, max_batch_size=max_batch_size

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from deniable.errors import PlanError
-from deniable.events import Event, GaussianEvent, SelfComposedEvent
+from deniable.events import Event, GaussianEvent, SampledEvent, SelfComposedEvent
 from deniable.units import Neighbouring
 
 if TYPE_CHECKING:
@@ -46,16 +46,24 @@ class Sampling(ABC):
     period: int = 1
 
     def __init__(self, examples: int, batch_size: int) -> None:
-        if not 1 <= batch_size <= examples:
+        self.examples = examples
+        self.begin(batch_size)
+
+    def begin(self, batch_size: int) -> None:
+        """Begin steps of this batch size, which are accounted for apart from those before.
+
+        Raises:
+            PlanError: not `1 <= batch_size <= examples`.
+        """
+        if not 1 <= batch_size <= self.examples:
             raise PlanError(
-                f"batch_size must lie between 1 and the number of examples, {examples}, "
+                f"batch_size must lie between 1 and the number of examples, {self.examples}, "
                 f"got {batch_size!r}."
             )
-        self.examples = examples
         self.batch_size = batch_size
 
     @abstractmethod
-    def event(self, inner: GaussianEvent) -> Event:
+    def event(self, inner: GaussianEvent) -> SampledEvent:
         """The event of releasing `inner` on the batch drawn last."""
 
     def planned(self, inner: GaussianEvent) -> Event:

@@ -39,10 +39,14 @@ class ShuffledSampler(Sampler):
         self, examples: int, batch_size: int, generator: np.random.Generator | None = None
     ) -> None:
         super().__init__(examples, batch_size, generator)
-        self.period = examples // batch_size
         # Not of the stream: two runs with one seed are two, and their epochs cost twice.
         self._key = secrets.token_hex(8)
         self._epoch = 0
+
+    def begin(self, batch_size: int) -> None:
+        """Begin steps of this batch size, with a new epoch."""
+        super().begin(batch_size)
+        self.period = self.examples // batch_size
         self._seed: list[int] = []
         self._order = np.empty(0, np.int64)
         self._taken = 0

@@ -51,14 +51,18 @@ class TruncatedPoissonSampler(Sampler):
         *,
         max_batch_size: int,
     ) -> None:
+        self.max_batch_size = max_batch_size
         super().__init__(examples, batch_size, generator)
-        if not batch_size <= max_batch_size <= examples:
+
+    def begin(self, batch_size: int) -> None:
+        """Begin steps of this expected batch size."""
+        super().begin(batch_size)
+        if not batch_size <= self.max_batch_size <= self.examples:
             raise PlanError(
                 f"max_batch_size must lie between batch_size = {batch_size} and examples = "
-                f"{examples}, got {max_batch_size!r}. Take {batch_size} + 5 * sqrt({batch_size}), "
-                "which is almost never reached."
+                f"{self.examples}, got {self.max_batch_size!r}. Take {batch_size} + 5 * "
+                f"sqrt({batch_size}), which is almost never reached."
             )
-        self.max_batch_size = max_batch_size
 
     @property
     def sampling_rate(self) -> float:

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from deniable.accounting import Meter
+from deniable.errors import BudgetError
 from deniable.session import PrivateSession
 from deniable.training.interrupt import stop_when_asked
 from deniable.training.run import Run, Tally, finite
 
 HISTORY_ROWS = 20
 TEST_ROWS = 1000
-LIVE_SHARE = 0.003  # of the time; the rows of the history take some more
+LIVE_SHARE = 0.005  # of the time
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,19 @@ def fit(run: Run, watch: Watch = lambda _: None) -> bool:
     Args:
         run: from `begin` or `resume`.
         watch: called after each step.
+
+    Raises:
+        BudgetError: other runs have spent what this one was to spend from their common ledger; the
+            run is saved as of its last step.
     """
+    try:
+        return _fit(run, watch)
+    except BudgetError:
+        run.interrupt()
+        raise
+
+
+def _fit(run: Run, watch: Watch) -> bool:
     model, optimizer, private, plan = run.model, run.optimizer, run.private, run.private.plan
     row_every = _row_every(plan.steps, plan.steps_per_epoch)
     live = LiveEpsilon(private)
@@ -74,7 +88,7 @@ def fit(run: Run, watch: Watch = lambda _: None) -> bool:
             loss = run.tally.mean(run.tally.loss)
             is_row = private.steps % row_every == 0 or private.steps == plan.steps
             if is_row:
-                add_row(run, live.now())
+                add_row(run, live.recent())
                 model.train()
             history = run.record["history"]
             accuracy = history[-1]["test_accuracy"] if history else None
@@ -88,6 +102,7 @@ def fit(run: Run, watch: Watch = lambda _: None) -> bool:
         if private.steps < plan.steps:
             run.interrupt()
             return False
+    restate(run)
     run.finish()
     return True
 
@@ -164,6 +179,14 @@ def add_row(run: Run, epsilon: float) -> None:
     run.folder.write(run.record)
 
 
+def restate(run: Run) -> None:
+    """The rows of a complete run say what their steps had cost, in place of what was read ahead."""
+    plan = run.private.plan
+    meter = Meter(plan.event, plan.delta, plan.accountant, plan.epsilon)
+    for row in run.record["history"]:
+        row["epsilon"] = finite(meter.epsilon(plan.part(0, row["step"])))
+
+
 class LiveEpsilon:
     """A bound on epsilon after every step, never below it, for less than `LIVE_SHARE` of the time.
 
@@ -175,10 +198,6 @@ class LiveEpsilon:
         self._value, self._until, self._cost = 0.0, -1, 0.0
         private.spent_at_most(ahead=1)  # the first reading prepares the others
         self._read(1)
-
-    def now(self) -> float:
-        """What was released so far."""
-        return self._read(0)
 
     def recent(self) -> float:
         """What will have been released a few steps from now at the latest."""

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from deniable import checkpoint
 from deniable.accounting import nominal_spent, spent
+from deniable.claim import Claim
 from deniable.events import Event
 from deniable.ledger import Ledger
-from deniable.runfolder import RunFolder, replaced
+from deniable.runfolder import RunFolder, replaced, write_json
 from deniable.session import PrivateSession
 from deniable.settings import Settings
 
@@ -77,8 +78,15 @@ class Run:
 
     def event(self) -> Event:
         """What the ledger states for this run: reserved steps count as released."""
-        with Ledger(self.folder.ledger) as ledger:
+        with Ledger(self.folder.ledger_of(self.record), create=False) as ledger:
             return ledger.event(self.record["run_id"])
+
+    def claim(self) -> Claim:
+        """What the ledger proves of this run."""
+        plan = self.private.plan
+        with Ledger(self.folder.ledger_of(self.record), create=False) as ledger:
+            contents = ledger.contents()
+        return Claim.of(contents, self.record["run_id"], plan.delta, plan.accountant)
 
     def spent_json(self) -> dict[str, Any]:
         """What was spent, the steps and the time, as run.json has them."""
@@ -131,7 +139,7 @@ class Run:
         self.private.detach()
 
     def finish(self) -> None:
-        """Write the model and the results, then remove the checkpoint with its secrets."""
+        """Write model, claim and results, then remove the checkpoint with its secrets."""
         self.private.detach()
         weights = {
             name: value.detach().cpu().clone().contiguous()
@@ -139,6 +147,7 @@ class Run:
         }
         with replaced(self.folder.model) as file:
             file.write(safetensors.torch.save(weights))
+        write_json(self.folder.claim, self.claim().to_json())
         last = self.record["history"][-1]
         self.record["results"] = {
             "test_accuracy": last["test_accuracy"],

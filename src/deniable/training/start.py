@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from deniable import checkpoint
 from deniable.bounds import AdaptiveClip, AutomaticClip, Bound, Chain, Clip, PerLayerClip, Tanh
 from deniable.data import Dataset, Progress, load
-from deniable.errors import CheckpointError, DataError, SettingsError
+from deniable.errors import CheckpointError, DataError, LedgerError, SettingsError
 from deniable.ledger import Ledger
 from deniable.models import build, optimizer_for
 from deniable.plan import Plan
 from deniable.randomness import Streams
+from deniable.rows import fingerprint
 from deniable.runfolder import RunFolder
 from deniable.sampling import OwnLoader
 from deniable.session import attach
@@ -36,6 +37,7 @@ def begin(
     path: Path,
     progress: Progress | None = None,
     *,
+    ledger: Path | None = None,
     overwrite: bool = False,
 ) -> Run:
     """Load the data, solve the plan and make the run's folder; nothing is released yet.
@@ -44,9 +46,12 @@ def begin(
         settings: what to train, and how privately.
         path: the run's folder, to be made.
         progress: told about downloads.
+        ledger: the data set's ledger, which other runs share; made where absent. One in the run's
+            folder, for this run alone, if not given.
         overwrite: replace a run that is there, once everything else has been found in order.
 
     Raises:
+        BudgetError: the plan does not fit the ledger's budget, or the ledger is closed.
         DeniableError: the settings, the data or the plan do not fit together; the message says the
             mend.
     """
@@ -68,8 +73,9 @@ def begin(
         delta=settings.delta,
     )
     device = _device(settings)
-    record = {
+    record: dict[str, Any] = {
         "run_id": uuid.uuid4().hex,
+        "ledger": None if ledger is None else str(ledger.resolve()),
         "settings": settings.to_json(),
         "environment": _environment(device),
         "data": {"name": data.name, "fingerprint": data.fingerprint, "examples": plan.examples},
@@ -88,6 +94,8 @@ def begin(
         "parameters": sum(each.numel() for each in model.parameters()),
     }
     folder = RunFolder(path)
+    if ledger is not None and ledger.exists():
+        _check_ledger(ledger, plan, data)
     folder.create(overwrite=overwrite)
     return _attached(folder, settings, record, plan, data, model, optimizer)
 
@@ -105,6 +113,7 @@ def resume(path: Path, progress: Progress | None = None) -> Run:
     Raises:
         SettingsError: there is no run in the folder.
         DataError: the data is not what the run was trained on.
+        LedgerError: its ledger is lost, or another one lies in its place.
         CheckpointError: the run is complete, its checkpoint is lost, or this machine would compute
             other numbers.
     """
@@ -124,8 +133,15 @@ def resume(path: Path, progress: Progress | None = None) -> Run:
             "data back, or start a new run."
         )
     plan = Plan.from_json(record["plan"])
+    ledger = folder.ledger_of(record)
+    if not ledger.exists():
+        raise LedgerError(
+            f"The releases of this run are recorded in {ledger}, and there is no such file. Bring "
+            f"it back from a copy; if it was moved, name its place as the ledger in "
+            f"{folder.run_json}."
+        )
     saved = checkpoint.load(folder.checkpoint) if checkpoint.exists(folder.checkpoint) else None
-    if saved is None and _stated(folder, record["run_id"]):
+    if saved is None and _stated(ledger, record["run_id"]):
         raise CheckpointError(
             f"The checkpoint of {path} is gone, and its ledger states releases. Start a new run in "
             "another folder; what this one released stays spent."
@@ -197,7 +213,7 @@ def _attached(
         optimizer,
         plan,
         bound=bound_for(settings),
-        ledger=folder.ledger,
+        ledger=folder.ledger_of(record),
         run_id=record["run_id"],
         seed=settings.seed,
         secure=settings.secure,
@@ -255,12 +271,19 @@ def _check_environment(record: dict[str, Any], device: torch.device) -> None:
             )
 
 
-def _stated(folder: RunFolder, run_id: str) -> bool:
+def _stated(ledger: Path, run_id: str) -> bool:
     """Whether the ledger states any release of the run."""
-    if not folder.ledger.exists():
-        return False
-    with Ledger(folder.ledger) as ledger:
-        return any(each.run_id == run_id and each.steps for each in ledger.runs())
+    with Ledger(ledger, create=False) as book:
+        return any(each.run_id == run_id and each.steps for each in book.runs())
+
+
+def _check_ledger(path: Path, plan: Plan, data: Dataset) -> None:
+    """Refuse a run that the data set's ledger has no place for, before anything is written."""
+    trained_on = torch.from_numpy(data.train.inputs), torch.from_numpy(data.train.targets)
+    with Ledger(path, create=False) as ledger:
+        ledger.check(
+            plan.event, fingerprint=fingerprint(trained_on), neighbouring=plan.neighbouring
+        )
 
 
 def _seeded_randomness(seed: int | None, device: torch.device) -> list[Tensor]:

@@ -55,7 +55,7 @@ def test_a_solved_plan_never_passes_the_target_at_exactly_its_steps(
     assert plan.epsilon <= given["epsilon"]
     assert plan.epsilon >= 0.99 * given["epsilon"]
     step = PoissonSampledEvent(batch_size / examples, GaussianEvent(plan.noise_multiplier))
-    assert plan.step_event == step
+    assert plan.part(0, 1) == SelfComposedEvent(step, 1)
     assert plan.event == SelfComposedEvent(step, plan.steps)
     assert spent(plan.event, 1e-5, accountant).epsilon == plan.epsilon
 
@@ -76,7 +76,7 @@ def test_the_rate_and_the_denominator_are_public_numbers_not_rounded_shares() ->
     """The expected batch size is what was asked for, whatever divides. Pitfall: privacy 2."""
     plan = Plan(1_437, 97, steps=10, noise_multiplier=1.0, delta=1e-5)
     assert plan.batch_size == 97
-    assert plan.step_event == PoissonSampledEvent(97 / 1_437, GaussianEvent(1.0))
+    assert plan.event == SelfComposedEvent(PoissonSampledEvent(97 / 1_437, GaussianEvent(1.0)), 10)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 96, 997])
@@ -138,13 +138,16 @@ def test_the_relation_is_part_of_the_plan() -> None:
     ("given", "came"),
     [
         ({}, "none of them"),
-        ({"epsilon": 1.0}, "got epsilon"),
-        ({"epsilon": 1.0, "noise_multiplier": 1.0, "steps": 1}, "epsilon, noise_multiplier, steps"),
+        ({"batch_size": 256, "epsilon": 1.0}, "got batch_size, epsilon"),
+        (
+            {"batch_size": 256, "epsilon": 1.0, "noise_multiplier": 1.0, "epochs": 1},
+            "batch_size, epsilon, noise_multiplier, steps",
+        ),
     ],
 )
 def test_exactly_one_quantity_is_left_out(given: dict[str, Any], came: str) -> None:
-    with pytest.raises(PlanError, match=rf"Give exactly two of .*{came}"):
-        Plan(**KNOWN, **given)
+    with pytest.raises(PlanError, match=rf"Give exactly three of .*{came}"):
+        Plan(60_000, delta=1e-5, **given)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +237,9 @@ def test_a_saved_plan_that_was_changed_into_nonsense_is_refused(change: dict[str
 def test_a_saved_plan_with_a_field_missing_is_refused_with_its_fields() -> None:
     saved = Plan(**KNOWN, steps=9, noise_multiplier=1.0).to_json()
     del saved["delta"]
-    with pytest.raises(PlanError, match="must have the fields accountant, batch_size, delta"):
+    with pytest.raises(
+        PlanError, match="must have the fields accountant, batch_schedule, batch_size, delta"
+    ):
         Plan.from_json(saved)
 
 

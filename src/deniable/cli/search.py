@@ -1,0 +1,211 @@
+"""`deniable search`: what several runs cost of which the best is kept, and how many to make."""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deniable import words
+from deniable.accounting import Search, spent
+from deniable.accounting.search import FIXED, SHAPES, TRIALS
+from deniable.cli.claim import say
+from deniable.errors import SettingsError
+from deniable.events import Event, GaussianEvent
+from deniable.ledger import Ledger
+from deniable.plan import Plan
+
+WHEN = (
+    "A fixed number of runs composes: everything about each of them may be published. A random "
+    "number holds only if the number is drawn as stated before the first run, if nothing but the "
+    "best run is published (no other model, no score of another, nor how many there were), and if "
+    "the best is chosen by other data than those protected here, or by a private score."
+)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to make the search."""
+
+    search: Search
+    noise_multiplier: float
+    run_epsilon: float
+    epsilon: float
+
+
+def search_command(
+    examples: Annotated[int, typer.Option(help="Examples in the data set; a public number.")],
+    batch_size: Annotated[int, typer.Option(help="Examples that a step draws on average.")],
+    runs: Annotated[int, typer.Option(help="How many runs: exactly, or on average.")],
+    trials: Annotated[
+        str | None,
+        typer.Option(help=f"One way to draw their number: {', '.join(TRIALS)} [all compared]."),
+    ] = None,
+    sampling: Annotated[
+        str, typer.Option(help="poisson, truncated-poisson, fixed-size, shuffled or own-loader.")
+    ] = "poisson",
+    max_batch_size: Annotated[
+        int | None, typer.Option(help="The largest batch of truncated-poisson.")
+    ] = None,
+    neighbouring: Annotated[
+        str | None, typer.Option(help="add-or-remove or replace [what is usual for the sampling].")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data of a run.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of a run, in place of epochs.")] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="What the whole search may cost; solves the noise.")
+    ] = None,
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="Of each run, in place of epsilon.")
+    ] = None,
+    delta: Annotated[
+        float, typer.Option(help="Delta of the guarantee; well below 1 / examples.")
+    ] = 1e-5,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(help="Record the search in this ledger, and draw how many runs to make."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
+    ] = False,
+) -> None:
+    """Compare what a search over hyper-parameters costs, by how many runs it makes.
+
+    The runs differ in learning rate, clip norm and the like, and cost as much as one another.
+    """
+    if (epsilon is None) == (noise_multiplier is None):
+        raise SettingsError("Give --epsilon for the whole search, or --noise-multiplier of a run.")
+    if ledger is not None and trials in (None, FIXED):
+        raise SettingsError(
+            "--ledger records a random number of runs: choose --trials from "
+            f"{', '.join(SHAPES)}. A fixed number needs no entry of its own: make each run with "
+            "`deniable train --ledger`, and the ledger adds them up."
+        )
+    run = Plan(
+        examples,
+        batch_size,
+        delta=delta,
+        noise_multiplier=1.0 if noise_multiplier is None else noise_multiplier,
+        steps=steps,
+        epochs=epochs,
+        sampling=sampling,
+        max_batch_size=max_batch_size,
+        neighbouring=neighbouring,
+        accountant="rdp",
+    )
+    searches = [Search(runs, each) for each in TRIALS if trials in (None, each)]
+    if not searches:
+        searches = [Search(runs, str(trials))]  # which says what there is
+    found = [_option(each, run, noise_multiplier, epsilon) for each in searches]
+    number = None if ledger is None else _record(ledger, found[0], run)
+    if as_json:
+        values = {
+            "delta": delta,
+            "steps": run.steps,
+            "options": [_as_json(each) for each in found],
+            "cheapest": _cheapest(found).search.trials,
+        }
+        typer.echo(json.dumps(values | ({"make": number} if ledger else {}), allow_nan=False))
+        return
+    console = Console()
+    console.print(_table(found, run))
+    if len(found) > 1:
+        best = _cheapest(found).search
+        way = "a fixed number" if best.is_fixed else f"a {best.trials} number"
+        say(console, f"Cheapest, where what it asks for holds: {way} of runs.")
+    say(console, WHEN)
+    if ledger is not None:
+        say(
+            console,
+            f"Recorded in {ledger}. Make {number:,} runs, each of {run.steps:,} steps at noise "
+            f"multiplier {found[0].noise_multiplier:.6g} or more, without --ledger: the search has "
+            "paid for all of them. Tell nobody how many there were.",
+        )
+
+
+def _option(search: Search, run: Plan, noise: float | None, epsilon: float | None) -> Option:
+    def run_at(noise: float) -> Event:
+        return run.sampler().part(GaussianEvent(noise, run.neighbouring), 0, run.steps)
+
+    if noise is None:
+        assert epsilon is not None
+        noise = search.noise_multiplier(run_at, epsilon, run.delta)
+    event = run_at(noise)
+    return Option(
+        search,
+        noise,
+        spent(event, run.delta).epsilon,
+        spent(search.event(event), run.delta).epsilon,
+    )
+
+
+def _record(ledger: Path, option: Option, run: Plan) -> int:
+    """Charges the ledger for the search, and only then draws how many runs it has."""
+    event = run.sampler().part(
+        GaussianEvent(option.noise_multiplier, run.neighbouring), 0, run.steps
+    )
+    described = {
+        "plan": {"examples": run.examples, "delta": run.delta},
+        "search": {"runs": option.search.runs, "trials": option.search.trials},
+    }
+    with Ledger(ledger) as book:
+        book.release(
+            f"search-{secrets.token_hex(6)}",
+            option.search.event(event),
+            description=described,
+            neighbouring=run.neighbouring,
+        )
+    return option.search.draw()
+
+
+def _table(found: list[Option], run: Plan) -> Table:
+    runs = found[0].search.runs
+    made = Table(
+        title=f"{runs:,} runs, or so many on average, of {run.steps:,} steps each",
+        title_justify="left",
+    )
+    made.add_column("their number", no_wrap=True)
+    names = ("8 of 10 times", "noise multiplier", "epsilon of one", "epsilon of all")
+    for name in names:
+        made.add_column(name, justify="right")
+    for each in found:
+        search = each.search
+        made.add_row(
+            search.trials,
+            f"{runs:,}"
+            if search.is_fixed
+            else f"{search.at_most(0.1):,} to {search.at_most(0.9):,}",
+            f"{each.noise_multiplier:.6g}",
+            words.rounded_up(each.run_epsilon),
+            words.rounded_up(each.epsilon),
+        )
+    return made
+
+
+def _cheapest(found: list[Option]) -> Option:
+    """The one with the least noise, or, at equal noise, with the least epsilon."""
+    return min(found, key=lambda each: (each.noise_multiplier, each.epsilon))
+
+
+def _as_json(option: Option) -> dict[str, Any]:
+    search = option.search
+    return {
+        "trials": search.trials,
+        "runs": search.runs,
+        "accounted": "composition" if search.is_fixed else "repeat-and-select",
+        "runs_8_of_10_times": [search.at_most(0.1), search.at_most(0.9)],
+        "noise_multiplier": option.noise_multiplier,
+        "epsilon_of_one_run": _finite(option.run_epsilon),
+        "epsilon": _finite(option.epsilon),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

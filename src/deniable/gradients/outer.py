@@ -1,0 +1,248 @@
+"""Outer products of what a use met and the gradient it got, and several uses of one parameter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deniable.gradients.contributions import (
+    Contribution,
+    Dense,
+    Kept,
+    Turned,
+    accurate,
+    formed,
+    units_at_once,
+    zeroed_outside,
+)
+
+# How many elements of Gram matrices may exist at once; more units than fit come in chunks.
+GRAM_ELEMENTS = 1 << 21
+
+
+@dataclass
+class OneHot:
+    """One-hot rows, never formed: `indices` of shape `(n, T)` into `size` columns."""
+
+    indices: Tensor
+    size: int
+
+
+@dataclass
+class Outer(Contribution):
+    """`gradient_i = sum_t left[i, t] (x) right[i, t]`, viewed in the parameter's `shape`.
+
+    Attributes:
+        left: `(n, T, L)`, or one-hot rows.
+        right: `(n, T, R)`.
+        shape: the parameter's shape; `L * R` elements.
+    """
+
+    left: Tensor | OneHot
+    right: Tensor
+    shape: torch.Size
+
+    @property
+    def positions(self) -> int:
+        """`T`: how many outer products add up to one unit's gradient."""
+        return self.right.shape[1]
+
+    @property
+    def left_size(self) -> int:
+        """`L`."""
+        return self.left.size if isinstance(self.left, OneHot) else self.left.shape[2]
+
+    def ways(self) -> dict[str, Callable[[], Contribution]]:
+        """Rank one, where a unit has one position; else Gram matrices or one gradient per unit."""
+        if self.positions == 1:
+            return {"rank one": lambda: self}
+        if isinstance(self.left, OneHot):
+            return {"gram": lambda: self, "instantiate": self.dense}
+        return {
+            "gram": lambda: self,
+            "instantiate": self.dense,
+            "turned": self._turned,
+            "streamed": lambda: Kept(self, math.prod(self.shape)),
+        }
+
+    def counts(self) -> dict[str, float]:
+        """See `Contribution.counts`."""
+        if self.positions == 1:
+            return {"rank one": 1.0}
+        right, size, rows = self.right.shape[2], math.prod(self.shape), self.positions
+        if isinstance(self.left, OneHot):
+            return {"gram": float(rows**2 * right), "instantiate": 3.0 * size}
+        gram = float(rows**2 * (self.left_size + right) + rows * size)
+        one = float(rows * size + 3 * size)
+        tall = self.left_size > right
+        return {
+            "gram": gram,
+            "instantiate": one + tall,
+            "turned": one + (not tall),
+            "streamed": 2 * one,
+        }
+
+    def kind(self) -> tuple[Any, ...]:
+        """See `Contribution.kind`."""
+        left = "one-hot" if isinstance(self.left, OneHot) else "outer"
+        sizes = (self.positions, self.left_size, self.right.shape[2])
+        return (left, *sizes, str(self.right.dtype))
+
+    def _squared_norms(self) -> Tensor:
+        return inner_products(self, self)
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """See `Contribution.weighted_sum`."""
+        right = accurate(self.right)
+        weights = weights.to(right.dtype)[:, None, None]
+        if isinstance(self.left, OneHot):
+            total: Tensor = torch.ops.aten.embedding_dense_backward(
+                right * weights, self.left.indices, self.left.size, -1, False
+            )
+            return total.view(self.shape)
+        left = accurate(self.left)
+        if left.shape[2] <= right.shape[2]:
+            left = left * weights
+        else:
+            right = right * weights
+        return (left.flatten(0, 1).T @ right.flatten(0, 1)).view(self.shape)
+
+    def dense(self) -> Dense:
+        """See `Contribution.dense`."""
+        right = accurate(self.right)
+        n = right.shape[0]
+        if isinstance(self.left, OneHot):
+            values = right.new_zeros(n, self.left.size, right.shape[2])
+            index = self.left.indices[:, :, None].expand_as(right)
+            values.scatter_add_(1, index, right)
+        else:
+            values, norms = _products(accurate(self.left), right)
+            return Dense.of(values.view(n, *self.shape), norms)
+        return Dense(values.view(n, *self.shape))
+
+    def _turned(self) -> Turned:
+        assert isinstance(self.left, Tensor)
+        values, norms = _products(accurate(self.right), accurate(self.left))
+        return Turned.of(values, norms, (1, 0), self.shape)
+
+    @property
+    def lead(self) -> Tensor:
+        """See `Contribution.lead`."""
+        return self.right
+
+    def some(self, start: int, stop: int) -> Outer:
+        """See `Contribution.some`."""
+        left = self.left
+        if isinstance(left, OneHot):
+            return Outer(
+                OneHot(left.indices[start:stop], left.size), self.right[start:stop], self.shape
+            )
+        return Outer(left[start:stop], self.right[start:stop], self.shape)
+
+    def held(self) -> int:
+        """See `Contribution.held`."""
+        left = self.left.indices if isinstance(self.left, OneHot) else self.left
+        return left.nbytes + self.right.nbytes
+
+    def only(self, keep: Tensor) -> Outer:
+        """See `Contribution.only`."""
+        left = self.left if isinstance(self.left, OneHot) else zeroed_outside(self.left, keep)
+        return Outer(left, zeroed_outside(self.right, keep), self.shape)
+
+
+def _products(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """`a_i^T b_i` for every unit, and its squared norms."""
+    shape = a.shape[2], b.shape[2]
+    return formed(
+        b,
+        shape,
+        units_at_once(math.prod(shape), b.device),
+        lambda some, out: torch.bmm(a[some].transpose(1, 2), b[some], out=out),
+    )
+
+
+def inner_products(a: Outer, b: Outer) -> Tensor:
+    """`<gradient_a_i, gradient_b_i>` for every unit, shape `(n,)`, from two small Gram matrices."""
+    if a is b and a.positions == 1:
+        norms: Tensor = torch.linalg.vector_norm(accurate(a.right)[:, 0], dim=1)
+        if not isinstance(a.left, OneHot):
+            norms = norms * torch.linalg.vector_norm(accurate(a.left)[:, 0], dim=1)
+        return norms.square()
+    n, pairs = a.right.shape[0], a.positions * b.positions
+    chunk = max(1, GRAM_ELEMENTS // max(1, pairs))
+    if chunk >= n:
+        return _inner_products(a, b)
+    parts = [
+        _inner_products(a.some(start, start + chunk), b.some(start, start + chunk))
+        for start in range(0, n, chunk)
+    ]
+    return torch.cat(parts)
+
+
+def _inner_products(a: Outer, b: Outer) -> Tensor:
+    right_gram = torch.bmm(accurate(a.right), accurate(b.right).transpose(1, 2))
+    left_gram = _left_gram(a.left, b.left, right_gram.dtype)
+    return (left_gram * right_gram).sum((1, 2))
+
+
+def _left_gram(a: Tensor | OneHot, b: Tensor | OneHot, dtype: torch.dtype) -> Tensor:
+    if isinstance(a, OneHot) and isinstance(b, OneHot):
+        return (a.indices[:, :, None] == b.indices[:, None, :]).to(dtype)
+    if isinstance(a, OneHot) and isinstance(b, Tensor):
+        index = a.indices[:, None, :].expand(-1, b.shape[1], -1)
+        return accurate(b).gather(2, index).transpose(1, 2)
+    if isinstance(b, OneHot):
+        return _left_gram(b, a, dtype).transpose(1, 2)
+    assert isinstance(a, Tensor)
+    return torch.bmm(accurate(a), accurate(b).transpose(1, 2))
+
+
+@dataclass
+class Several(Contribution):
+    """A parameter used several times (tied weights, a module called twice): the sum of its uses."""
+
+    parts: list[Contribution]
+
+    def _squared_norms(self) -> Tensor:
+        """Cross terms between the uses included."""
+        outers = [part for part in self.parts if isinstance(part, Outer)]
+        if len(outers) < len(self.parts):
+            elements = math.prod(self.some(0, 1).dense().values.shape[1:])
+            return Kept(self, elements).squared_norms()
+        total = torch.zeros((), dtype=outers[0].right.dtype, device=outers[0].right.device)
+        for i, a in enumerate(outers):
+            total = total + a.squared_norms()
+            for b in outers[:i]:
+                total = total + 2 * inner_products(a, b)
+        return total
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """See `Contribution.weighted_sum`."""
+        return reduce(torch.add, (part.weighted_sum(weights) for part in self.parts))
+
+    def dense(self) -> Dense:
+        """See `Contribution.dense`."""
+        return Dense(reduce(torch.add, (part.dense().values for part in self.parts)))
+
+    @property
+    def lead(self) -> Tensor:
+        """See `Contribution.lead`."""
+        return self.parts[0].lead
+
+    def some(self, start: int, stop: int) -> Several:
+        """See `Contribution.some`."""
+        return Several([part.some(start, stop) for part in self.parts])
+
+    def held(self) -> int:
+        """See `Contribution.held`."""
+        return sum(part.held() for part in self.parts)
+
+    def only(self, keep: Tensor) -> Several:
+        """See `Contribution.only`."""
+        return Several([part.only(keep) for part in self.parts])

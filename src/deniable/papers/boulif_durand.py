@@ -1,0 +1,235 @@
+"""Boulif & Durand: DP-SGD, DP-Adam and DP-Adagrad on MNIST and Fashion-MNIST, figures 3 to 10."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import pstdev
+
+from deniable.papers.charts import Line, Panel, draw
+from deniable.papers.claims import Claim, Experiment, Paper, Verdict
+from deniable.papers.points import Named, Point, Training
+from deniable.papers.results import Results
+from deniable.words import percent, rounded_up
+
+CLIPS = (1.0, 2.0, 4.0, 8.0)
+NOISES = (0.5, 0.7, 1.0, 1.5, 2.0)
+RATES = {"sgd": 0.1, "adam": 0.001, "adagrad": 0.1}
+FASHION_RATES = {"sgd": 0.2, "adam": 0.005, "adagrad": 0.2}
+
+MNIST = Training(
+    "mnist", Named("cnn"), 256, epochs=15, lr=0.1, noise_multiplier=0.5,
+    bound=Named("Clip", norm=4.0), cost=10.0,
+)  # fmt: skip
+FASHION = MNIST.but(data="fashion-mnist", epochs=12.0, lr=0.2)
+DIGITS = MNIST.but(
+    data="digits",
+    model=Named("cnn", kernels=(3, 2), strides=(1, 1), channels=(8, 16)),
+    batch_size=96,
+    epochs=4.0,
+    cost=5.0,
+)
+
+
+def _clips(base: Training) -> dict[str, Point]:
+    return {f"clip {norm:g}": base.but(bound=Named("Clip", norm=norm)) for norm in CLIPS}
+
+
+def _noises(base: Training, values: tuple[float, ...] = NOISES) -> dict[str, Point]:
+    return {f"noise {noise:g}": base.but(noise_multiplier=noise) for noise in values}
+
+
+def _optimizers(base: Training, rates: Mapping[str, float]) -> dict[str, Point]:
+    return {name: base.but(optimizer=name, lr=rate) for name, rate in rates.items()}
+
+
+# -- checks ---------------------------------------------------------------------------------------
+
+
+def _numbered(results: Results) -> dict[float, str]:
+    """Names of the points by the number in them; a KeyError where fewer than three were run."""
+    found = {float(name.rpartition(" ")[2]): name for name in results}
+    if len(found) < 3:
+        raise KeyError("points")
+    return dict(sorted(found.items()))
+
+
+def _each(results: Results) -> str:
+    return ", ".join(f"{percent(results.accuracy(name))} with {name}" for name in results)
+
+
+def _small_clips(results: Results) -> Verdict:
+    found = {norm: results.accuracy(name) for norm, name in _numbered(results).items()}
+    small = [found[norm] for norm in (1.0, 2.0, 4.0)]
+    agrees = min(small) > found[8.0] and all(abs(each - 0.9) <= 0.05 for each in small)
+    return Verdict(agrees, _each(results), "About 0.9: between 0.85 and 0.95.")
+
+
+def _best_clip(results: Results) -> Verdict:
+    found = {norm: results.accuracy(name) for norm, name in _numbered(results).items()}
+    best = max(found, key=lambda norm: found[norm])
+    return Verdict(best == 4.0, f"best with {best:g} ({percent(found[best])})")
+
+
+def _late(results: Results, name: str) -> float:
+    rows = results.curve(name)
+    return pstdev([accuracy for _, accuracy in rows[len(rows) // 2 :]])
+
+
+def _unstable(results: Results) -> Verdict:
+    names = list(_numbered(results).values())
+    first, last = _late(results, names[0]), _late(results, names[-1])
+    return Verdict(
+        last > first,
+        f"accuracy over the second half deviates by {percent(first, 2)} with {names[0]}, by "
+        f"{percent(last, 2)} with {names[-1]}",
+    )
+
+
+def _costs_accuracy(results: Results) -> Verdict:
+    names = list(_numbered(results).values())
+    ends = [
+        f"{percent(results.accuracy(name))} at epsilon {rounded_up(results[name]['epsilon'])}"
+        for name in (names[0], names[-1])
+    ]
+    return Verdict(results.accuracy(names[0]) > results.accuracy(names[-1]), " and ".join(ends))
+
+
+def _middle_best(results: Results) -> Verdict:
+    names = list(_numbered(results).values())
+    best = max(names, key=results.accuracy)
+    return Verdict(
+        best not in (names[0], names[-1]),
+        f"best with {best}: {percent(results.accuracy(best))} at epsilon "
+        f"{rounded_up(results[best]['epsilon'])}",
+        "The authors suspect that their training was not finished.",
+    )
+
+
+def _grows(results: Results) -> Verdict:
+    rising = all(
+        all(later > earlier for (_, earlier), (_, later) in pairwise(rows))
+        for name in _numbered(results).values()
+        for rows in [results.curve(name, "epoch", "epsilon")]
+    )
+    return Verdict(
+        rising,
+        "epsilon grows with every epoch" if rising else "epsilon does not always grow",
+        "It grows steadily, and ever more slowly: close to the root of the number of steps.",
+    )
+
+
+def _adaptive_better(margin: float, results: Results) -> Verdict:
+    sgd = results.accuracy("sgd")
+    others = [results.accuracy(name) for name in ("adam", "adagrad")]
+    return Verdict(min(others) > sgd + margin, _each(results))
+
+
+# -- figures --------------------------------------------------------------------------------------
+
+
+def _curves(results: Results, path: Path) -> None:
+    lines = [Line(name, results.curve(name)) for name in results]
+    draw(path, Panel("epoch", "accuracy", lines, results.data))
+
+
+def _against_epsilon(results: Results, path: Path) -> None:
+    rows = sorted((results[name]["epsilon"], results.accuracy(name)) for name in results)
+    line = Line("", rows)
+    draw(path, Panel("epsilon", "accuracy", [line], results.data, logarithmic="x"))
+
+
+def _epsilons(results: Results, path: Path) -> None:
+    lines = [Line(name, results.curve(name, "epoch", "epsilon")) for name in results]
+    draw(path, Panel("epoch", "epsilon", lines, results.data, logarithmic="y", percent=False))
+
+
+OPEN = (
+    " The report leaves the batch size open: here 256, drawn as Poisson samples. Its network is "
+    "taken for that of TensorFlow Privacy's tutorial, whose figure it resembles. Delta 1e-5. "
+    "Accuracy is that on the test set, which the report calls its validation set; nothing was "
+    "chosen by it here."
+)
+VALUES = " It does not print which noise multipliers it tried: here 0.5, 0.7, 1, 1.5 and 2."
+
+
+def _figure(
+    number: int,
+    title: str,
+    settings: str,
+    points: Mapping[str, Point],
+    quick: Mapping[str, Point],
+    drawn: Callable[[Results, Path], None],
+    *claims: Claim,
+) -> Experiment:
+    return Experiment(
+        name=f"figure-{number}",
+        title=f"Figure {number}: {title}",
+        settings=settings + OPEN,
+        points=points,
+        quick=quick,
+        claims=claims,
+        draw=drawn,
+    )
+
+
+STABLE = "With much noise, training is not stable at its end"
+SWEEP = MNIST.but(lr=0.08)
+QUICK_SWEEP = _noises(DIGITS.but(lr=0.08), (0.5, 1.0, 2.0))
+MNIST_NOISE = "15 epochs, learning rate 0.08, clip 4, as in the report." + VALUES
+FASHION_NOISE = "12 epochs, learning rate 0.2, clip 4, as in the report." + VALUES
+
+BOULIF_DURAND = Paper(
+    name="boulif_durand",
+    title="Boulif & Durand: Anonymization, privacy: deep learning with differential privacy",
+    source="Kaoutar Boulif and Charlotte Durand, April 2021.",
+    about=(
+        "A student report on DP-SGD with TensorFlow Privacy. Its figures are curves without "
+        "tables, so that its claims are trends. Epsilon here comes from privacy loss "
+        "distributions, which is a little less than the moments that the report uses."
+    ),
+    experiments=(
+        _figure(
+            3, "the clip norm", "Learning rate 0.1, noise multiplier 0.5, 15 epochs.",
+            _clips(MNIST), _clips(DIGITS), _curves,
+            Claim("small", "About 0.9 with clip 1, 2 and 4, less with 8", _small_clips),
+            Claim("best", "Clip 4 is the best", _best_clip),
+        ),
+        _figure(
+            4, "the noise multiplier", MNIST_NOISE, _noises(SWEEP), QUICK_SWEEP, _curves,
+            Claim("unstable", STABLE, _unstable),
+        ),
+        _figure(
+            5, "accuracy against epsilon", MNIST_NOISE, _noises(SWEEP), QUICK_SWEEP,
+            _against_epsilon,
+            Claim("trade", "A low epsilon means a lower accuracy", _costs_accuracy),
+        ),
+        _figure(
+            6, "epsilon against epochs", MNIST_NOISE, _noises(SWEEP), QUICK_SWEEP, _epsilons,
+            Claim("grows", "Epsilon increases constantly with the epochs", _grows),
+        ),
+        _figure(
+            7, "optimizers", "Clip 4, noise multiplier 0.5, learning rates 0.1, 0.001 for Adam; "
+            "15 epochs.",
+            _optimizers(MNIST, RATES), _optimizers(DIGITS, RATES), _curves,
+            Claim("better", "Adagrad and Adam are better than SGD", partial(_adaptive_better, 0.0)),
+        ),
+        _figure(
+            8, "the noise multiplier", FASHION_NOISE, _noises(FASHION), {}, _curves,
+            Claim("unstable", STABLE, _unstable),
+        ),
+        _figure(
+            9, "accuracy against epsilon", FASHION_NOISE, _noises(FASHION), {}, _against_epsilon,
+            Claim("middle", "Accuracy is best at a middle epsilon", _middle_best),
+        ),
+        _figure(
+            10, "optimizers", "Clip 4, noise multiplier 0.5, learning rates 0.2, 0.005 for Adam; "
+            "12 epochs.",
+            _optimizers(FASHION, FASHION_RATES), {}, _curves,
+            Claim("better", "SGD is clearly behind Adam and Adagrad",
+                  partial(_adaptive_better, 0.01)),
+        ),
+    ),
+)  # fmt: skip

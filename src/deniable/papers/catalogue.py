@@ -1,0 +1,10 @@
+"""Which papers there are.
+
+Importable without torch.
+"""
+
+from deniable.papers.abadi import ABADI
+from deniable.papers.amian import AMIAN
+from deniable.papers.boulif_durand import BOULIF_DURAND
+
+PAPERS = (ABADI, BOULIF_DURAND, AMIAN)

@@ -1,0 +1,155 @@
+"""Figures of lines and of bars, a panel beside the other, as PNG.
+
+Importable without torch, and without matplotlib.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deniable.runfolder import replaced
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Distinguishable to all readers (Okabe & Ito, 2008); the first one is for what is compared with.
+COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4f01")
+MARKS = "os^DvPX*"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve.
+
+    Attributes:
+        label: what the legend calls it.
+        points: pairs of x and y.
+        dashed: whether it is what the others are compared with.
+    """
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes with curves.
+
+    Attributes:
+        x: what runs to the right.
+        y: what runs upwards.
+        lines: the curves.
+        title: what stands above.
+        logarithmic: which axes are, "x", "y" or "xy".
+        percent: whether y is a share, shown in percent.
+        x_at: where the x axis has its ticks; empty: wherever it likes.
+        y_limits: where the y axis ends; None: wherever it likes.
+    """
+
+    x: str
+    y: str
+    lines: Sequence[Line]
+    title: str = ""
+    logarithmic: str = ""
+    percent: bool = True
+    x_at: Sequence[float] = field(default_factory=tuple)
+    y_limits: tuple[float, float] | None = None
+
+    def draw(self, axes: Axes) -> None:
+        """Curves with marks where they are few points long, and a legend where there are two."""
+        for position, line in enumerate(self.lines):
+            axes.plot(
+                *zip(*line.points, strict=True),
+                color=COLOURS[position % len(COLOURS)],
+                linestyle="--" if line.dashed else "-",
+                marker=MARKS[position % len(MARKS)],
+                markersize=4,
+                linewidth=1.4,
+                label=line.label,
+            )
+        axes.set(xlabel=self.x, ylabel=self.y, title=self.title)
+        if "x" in self.logarithmic:
+            axes.set_xscale("log")
+        if "y" in self.logarithmic:
+            axes.set_yscale("log")
+        if self.x_at:
+            axes.set_xticks(self.x_at, [f"{each:g}" for each in self.x_at])
+            axes.minorticks_off()
+        if self.y_limits:
+            axes.set_ylim(*self.y_limits)
+        if self.percent:
+            axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+        if len(self.lines) > 1:
+            axes.legend(fontsize="small")
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One pair of axes with groups of bars: shares, each written above its bar.
+
+    Attributes:
+        groups: what stands below each group.
+        series: by what the legend calls it, one share a group; None where there is none.
+        y: what runs upwards.
+        title: what stands above.
+        start: where the bars begin.
+    """
+
+    groups: Sequence[str]
+    series: dict[str, Sequence[float | None]]
+    y: str
+    title: str = ""
+    start: float = 0.0
+
+    def draw(self, axes: Axes) -> None:
+        """Bars side by side."""
+        width = 0.8 / len(self.series)
+        for position, (label, shares) in enumerate(self.series.items()):
+            at = [
+                group + (position - (len(self.series) - 1) / 2) * width
+                for group in range(len(shares))
+            ]
+            heights = [0.0 if share is None else share for share in shares]
+            bars = axes.bar(at, heights, width * 0.94, color=_BARS[position % 4], label=label)
+            said = ["" if share is None else f"{100 * share:.1f}%" for share in shares]
+            axes.bar_label(bars, said, padding=2, fontsize="small")
+        axes.set_xticks(range(len(self.groups)), self.groups)
+        axes.set(ylabel=self.y, title=self.title, ylim=(self.start, 1.0 + 0.2 * (1 - self.start)))
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%" if share <= 1 else "")
+        axes.legend(fontsize="small", ncols=len(self.series), loc="upper center")
+
+
+_BARS = ("#999999", "#0072b2", "#d55e00", "#009e73")
+
+
+def draw(path: Path, *panels: Panel | Bars, columns: int = 3) -> None:
+    """Write a figure; a panel without curves is left out, and nothing is written without panels.
+
+    Args:
+        path: the PNG file, which is replaced whole.
+        panels: from left to right, then downwards.
+        columns: how many stand beside each other.
+    """
+    kept = [each for each in panels if isinstance(each, Bars) or each.lines]
+    if not kept:
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    across = min(columns, len(kept))
+    down = -(-len(kept) // across)
+    figure = Figure(figsize=(max(6.0, 4.6 * across), 3.9 * down), layout="constrained")
+    FigureCanvasAgg(figure)
+    for position, panel in enumerate(kept):
+        axes = figure.add_subplot(down, across, position + 1)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
+        panel.draw(axes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as file:
+        figure.savefig(file, format="png", metadata={"Software": None})

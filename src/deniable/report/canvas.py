@@ -1,0 +1,62 @@
+"""A figure in a file: the one style of all of them, and what is wrong with the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deniable.errors import SettingsError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, MUTED, RULE = "#1b1f24", "#5a6470", "#dfe2e5"
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "deniable",
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": RULE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.minor.visible": False,
+    "ytick.minor.visible": False,
+}
+
+
+@contextmanager
+def figure_file(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
+    """A figure to draw on, which is in the file afterwards.
+
+    Args:
+        path: the file to write; its ending says the form (.svg, .png, .pdf).
+        size: in inches.
+
+    Raises:
+        SettingsError: the folder does not exist, or the ending is unknown.
+    """
+    from matplotlib import rc_context, rcdefaults, rcParams
+    from matplotlib.backend_bases import FigureCanvasBase
+    from matplotlib.figure import Figure
+
+    forms = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:] not in forms or not path.parent.is_dir():
+        raise SettingsError(
+            f"A figure must go to a file that ends in .svg, .png or .pdf, in a folder that exists, "
+            f"got {path}."
+        )
+    with rc_context():
+        rcdefaults()
+        rcParams.update(_STYLE)
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
+        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
