@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 import deniable
 from deniable.accounting import spent
-from deniable.errors import AttachError, BudgetError, CheckpointError, PlanError, StepError
+from deniable.errors import (
+    AttachError,
+    BudgetError,
+    CaptureError,
+    CheckpointError,
+    PlanError,
+    StepError,
+)
 from oracles.gradients import clipped_sum, relative_error
 from oracles.release import everyone, no_one
 
@@ -495,6 +502,32 @@ def test_batch_norm_is_refused_by_name() -> None:
         deniable.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), small_plan())
 
 
+def test_batch_norm_that_is_thawed_later_is_refused_even_without_a_graph() -> None:
+    """`model.train()` turns a frozen feature extractor's batch statistics on again."""
+
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.head = nn.BatchNorm1d(4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                x = self.norm(x)
+            return self.head(x)
+
+    model = Frozen()
+    model.norm.requires_grad_(False).eval()
+    optimizer = torch.optim.SGD(model.head.parameters(), lr=0.1)
+    private = deniable.attach(model, optimizer, small_plan())
+    everyone(private)
+    with pytest.raises(CaptureError, match="Batch normalisation in training mode"):
+        for inputs, labels in private.batches(small_data()):
+            loss_of(model, inputs, labels).backward()
+            optimizer.step()
+            model.train()
+    assert private.steps == 1
+
+
 def test_lbfgs_is_refused() -> None:
     model = small_model()
     with pytest.raises(AttachError, match="LBFGS"):
@@ -541,6 +574,38 @@ def test_parameters_changed_after_attach_are_noticed(change: str) -> None:
         with pytest.raises(AttachError, match="after attach"):
             optimizer.step()
         break
+
+
+def test_a_parameter_unfrozen_for_one_backward_is_noticed() -> None:
+    """Its gradient would be the optimizer's, without bound or noise."""
+    model = small_model()
+    model[0].requires_grad_(False)
+    model[0].weight.grad = torch.ones(6, 4)  # of an earlier training
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    private = deniable.attach(model, optimizer, small_plan())
+    frozen = model[0].weight.detach().clone()
+    everyone(private)
+    steps = 0
+    with pytest.raises(AttachError, match="unfrozen after attach"):
+        for inputs, labels in private.batches(small_data()):
+            model[0].requires_grad_(steps > 0)
+            loss_of(model, inputs, labels).backward()
+            model[0].requires_grad_(False)
+            optimizer.step()
+            steps += 1
+    assert steps == 1
+    assert torch.equal(model[0].weight, frozen)
+
+
+def test_a_bound_that_changes_between_pieces_is_refused() -> None:
+    """The sum would hold units that were bounded otherwise than the noise is for."""
+    model, optimizer, private = attached(bound=deniable.Clip(1000.0))
+    everyone(private)
+    with pytest.raises(StepError, match="changed between the pieces"):
+        for inputs, labels in private.batches(small_data(), rows=20):
+            loss_of(model, inputs, labels).backward()
+            optimizer.step()
+            private.bound.norm = 1.0
 
 
 # -- the ledger and saved state ------------------------------------------------------------------

@@ -63,6 +63,7 @@ def bound_parameters(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Par
     for name, each in bound.items():
         if not each.is_floating_point():
             raise AttachError(f"Parameter '{name}' must be real floating point, got {each.dtype}.")
+    for each in optimized:
         each.grad = None
     return bound
 
@@ -97,7 +98,7 @@ class Unchanged:
             if _members(module) != members:
                 raise self._changed(f"A parameter or layer of '{name or 'the model'}'", "replaced")
         for name, parameter in self._frozen:
-            if parameter.requires_grad:
+            if parameter.requires_grad or parameter.grad is not None:
                 raise self._changed(f"Parameter '{name}'", "unfrozen")
         for name, parameter in self._bound:
             if not parameter.requires_grad:

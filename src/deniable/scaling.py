@@ -37,7 +37,7 @@ class LossScale:
         """The scale of the step that is being taken; 1 without a scaler.
 
         Raises:
-            StepError: the scaler's `unscale_` was called, or its scale is no positive number.
+            StepError: the scaler's `unscale_` was called, or its scale is no number of at least 1.
         """
         values: dict[str, Any] = self._optimizer.__dict__
         if "grad_scale" not in values:
@@ -52,9 +52,10 @@ class LossScale:
                 "Leave out unscale_ and clip_grad_norm_; the bound clips."
             )
         size = float(scale)
-        if not (math.isfinite(size) and size > 0):
+        if not (math.isfinite(size) and size >= 1):
+            # A loss made small would lose the squares of gradients, and with them their norms.
             raise StepError(
-                f"The scaler's scale must be a positive number, got {size}. Keep it constant: "
+                f"The scaler's scale must be a number of at least 1, got {size}. Keep it constant: "
                 "scaler.update(scaler.get_scale()) after each step."
             )
         return size

@@ -183,6 +183,7 @@ class PrivateSession:
         self._summed = 0
         self._releasing, self._detached = False, False
         self._sums: dict[str, Tensor] | None = None
+        self._moved_by: Sensitivity | None = None
         self._observed: list[Observed] = []
         self._unchanged = Unchanged(model, optimizer, self._parameters)
         keep = bound.asks == "elements"
@@ -478,7 +479,12 @@ class PrivateSession:
             gradients = self._capture.collect((piece.rows if mean else 1.0) / loss_scale)
             bounded, observed = self._bound(gradients)
         if self._sums is None:
-            self._sums, self._observed = bounded.sums, []
+            self._sums, self._observed, self._moved_by = bounded.sums, [], bounded.sensitivity
+        elif bounded.sensitivity != self._moved_by:
+            raise StepError(
+                "The bound changed between the pieces of one batch, so that its sum has no one "
+                "sensitivity. Change a bound after a step, and give each session one of its own."
+            )
         else:
             for name, value in bounded.sums.items():
                 self._sums[name] += value
@@ -486,7 +492,7 @@ class PrivateSession:
         self._unstepped, self._summed = False, 0
 
     def _release(self, piece: Piece) -> None:
-        assert self._sums is not None
+        assert self._sums is not None and self._moved_by is not None
         if self.steps >= self.ends_at:
             raise BudgetError(
                 f"{self.steps} of the plan's {self.plan.steps} steps are released, and one more "
@@ -503,7 +509,7 @@ class PrivateSession:
         assert isinstance(released, GaussianEvent)
         denominator = self._unit.denominator(piece.batch_size)
         # What was recorded is what is added.
-        bounded = BoundedSum(self._sums, self.sensitivity)
+        bounded = BoundedSum(self._sums, self._of_protected(self._moved_by))
         noisy = Gaussian.of(released).add(bounded, self._generator)
         aside = {name: noisy[name] for name in noisy.keys() - self._parameters.keys()}
         for group in self._optimizer.param_groups:

@@ -645,7 +645,7 @@ def test_what_a_forward_leaves_behind_is_its_own() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             self.calls += 1
-            self.seen += x.detach().sum(0)
+            self.seen += 1
             self.penalty = self.layer(x).square().mean(1)
             return self.layer(x) + torch.rand(())
 
@@ -665,26 +665,136 @@ def test_what_a_forward_leaves_behind_is_its_own() -> None:
     assert torch.equal(drawn, torch.rand(()))
 
 
+def steps_until_refused(
+    model: nn.Module, batch: tuple[Tensor, ...], loss: Callable[..., Tensor], error: str
+) -> int:
+    n = len(batch[0])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    plan = deniable.Plan(examples=n, batch_size=n, steps=4, noise_multiplier=0.0, delta=1e-3)
+    private = deniable.attach(model, optimizer, plan)
+    everyone(private)
+    with pytest.raises(CaptureError, match=error):
+        for drawn in private.batches(batch):
+            model.steps = private.steps
+            loss(model, *drawn).backward()
+            optimizer.step()
+    return private.steps
+
+
 def test_rows_that_meet_later_are_found_later() -> None:
-    """The first batch shows nothing: there they do not meet."""
+    """The first batch shows nothing: there they do not meet, and the calls are the same."""
 
     def forward(m: Model, x: Tensor) -> Tensor:
         h = m.hidden(x)
-        return m.second(h - h.mean(0) if m.centring else h)
+        return m.second(h - h.mean(0 if m.steps else 1, keepdim=True))
 
-    model, (x, labels) = build(forward, 4)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    plan = deniable.Plan(examples=4, batch_size=4, steps=4, noise_multiplier=0.0, delta=1e-3)
-    private = deniable.attach(model, optimizer, plan)
-    everyone(private)
-    steps = 0
-    with pytest.raises(CaptureError, match="depend on another row"):
-        for drawn in private.batches((x, labels)):
-            model.centring = steps > 0
-            class_loss(model, *drawn).backward()
-            optimizer.step()
-            steps += 1
+    model, batch = build(forward, 4)
+    steps = steps_until_refused(model, batch, class_loss, "depend on another row")
     assert steps == 3, "a forward is run again the 1st, 4th, 16th, ... time"
+
+
+def test_rows_that_meet_by_other_calls_than_before_are_found_at_once() -> None:
+    def forward(m: Model, x: Tensor) -> Tensor:
+        h = m.hidden(x)
+        return m.second(h - h.mean(0) if m.steps else h)
+
+    model, batch = build(forward, 4)
+    assert steps_until_refused(model, batch, class_loss, "depend on another row") == 1
+
+
+def test_rows_that_meet_only_where_there_are_many_are_found() -> None:
+    """The few rows that are run again lead to other calls than the batch did."""
+
+    def forward(m: Model, x: Tensor) -> Tensor:
+        h = m.hidden(x)
+        return m.second(h - h.mean(0) if len(x) > 16 else h)
+
+    model, batch = build(forward, 17)
+    assert steps_until_refused(model, batch, class_loss, "depend on another row") == 0
+
+
+def test_rows_that_are_all_alike_settle_nothing() -> None:
+    def loss(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+        return class_loss(model, x if model.steps else x[:1].expand_as(x).clone(), labels)
+
+    model, batch = build(centred, 4)
+    assert steps_until_refused(model, batch, loss, "depend on another row") == 1
+
+
+def test_statistics_of_rows_in_a_buffer_are_refused() -> None:
+    """They would be saved with the model, and meet the rows of the next batch."""
+
+    class Running(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+            self.register_buffer("mean", torch.zeros(4, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            shifted = x - self.mean
+            self.mean.data.lerp_(x.detach().mean(0), 0.1)
+            return self.layer(shifted)
+
+    _, batch = build(centred, 5)
+    assert steps_until_refused(Running().double(), batch, class_loss, "Buffer 'mean'") == 0
+
+
+def test_what_an_earlier_batch_left_in_an_attribute_is_refused() -> None:
+    """Within one batch a second forward may read it, row for row."""
+
+    def forward(m: Model, x: Tensor) -> Tensor:
+        h = m.hidden(x)
+        memory = vars(m).get("memory")
+        m.memory = (h.detach(), 0)
+        return m.second(h if memory is None else h + memory[0])
+
+    def loss(model: Model, x: Tensor, labels: Tensor) -> Tensor:
+        return class_loss(model, x, labels) + class_loss(model, 2 * x, labels)
+
+    model, batch = build(forward, 4)
+    assert steps_until_refused(model, batch, loss, r"left in 'Model\.memory'") == 1
+
+    def begun_anew(model: Model, x: Tensor, labels: Tensor) -> Tensor:
+        model.memory = None
+        return loss(model, x, labels)
+
+    model, batch = build(forward, 4)
+    expected = clipped_sum(model, batch, begun_anew, 0.2)
+    assert relative_error(released_sum(model, batch, begun_anew, 0.2), expected) < 1e-10
+
+
+def test_each_forward_on_a_batch_may_hold_the_rows_elsewhere() -> None:
+    """As many rows as positions: shapes do not tell."""
+
+    def loss(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+        x = x[:, None] * torch.arange(1, 6, dtype=x.dtype)[:, None]
+        across = model(x.transpose(0, 1)).exp().mean((0, 2))
+        return (model(x).square().mean((1, 2)) + across).mean()
+
+    model, batch = build(lambda m, x: m.second(m.hidden(x)), 5)
+    expected = clipped_sum(model, batch, loss, 0.2)
+    assert relative_error(released_sum(model, batch, loss, 0.2), expected) < 1e-10
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_layer_that_runs_again_meets_the_rows_where_they_were(again: bool) -> None:
+    """Of two reentrant checkpoints nothing says which one runs again."""
+
+    def forward(m: Model, x: Tensor) -> Tensor:
+        x = m.hidden(x)[:, None] * torch.arange(1, 7, dtype=x.dtype)[:, None]
+        one = checkpoint(m.square, x, use_reentrant=True) if again else m.square(x)
+        across = checkpoint(m.square, x.transpose(0, 1).tanh(), use_reentrant=True)
+        return m.second(one + across.transpose(0, 1)).mean(1)
+
+    model, batch = build(forward, 6)
+    model.square = nn.Linear(6, 6).double()
+    if again:
+        with pytest.raises(CaptureError, match="use_reentrant=False"):
+            released_sum(model, batch, class_loss, 0.2)
+    else:
+        expected = clipped_sum(model, batch, class_loss, 0.2)
+        found = released_sum(copy.deepcopy(model), batch, class_loss, 0.2)
+        assert relative_error(found, expected) < 1e-10
 
 
 def test_a_model_without_a_tensor_of_rows_is_refused() -> None:

@@ -77,3 +77,16 @@ def test_a_scaled_loss_is_unscaled_for_each_unit_before_the_bound() -> None:
         with pytest.raises(StepError, match="unscale_"):
             scaler.step(optimizer)
         break
+
+
+def test_a_scale_that_would_lose_the_squares_of_gradients_is_refused() -> None:
+    model, data = network(), rows()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1e-28)
+    plan = deniable.Plan(examples=9, batch_size=9, steps=1, noise_multiplier=0.0, delta=1e-3)
+    private = deniable.attach(model, optimizer, plan, deniable.Clip(NORM))
+    for inputs, labels in private.batches(data):
+        scaler.scale(loss(model, inputs, labels)).backward()
+        with pytest.raises(StepError, match="at least 1"):
+            scaler.step(optimizer)
+        break

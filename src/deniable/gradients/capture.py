@@ -16,6 +16,7 @@ parameter raises before anything is released.
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -31,9 +32,17 @@ from deniable.gradients.eager import allow_compiled, run_as_written
 from deniable.gradients.groups import Groups
 from deniable.gradients.layout import Fold, Layout
 from deniable.gradients.mode import Watch
-from deniable.gradients.outer import OneHot, Several
+from deniable.gradients.outer import Several
 from deniable.gradients.per_unit import PerUnitGradients
-from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, describe, probe
+from deniable.gradients.probe import (
+    AGAIN,
+    ForwardCall,
+    Key,
+    Observation,
+    Verdict,
+    describe,
+    probe,
+)
 from deniable.gradients.strategies import Chooser
 from deniable.gradients.tree import tensors_in
 from deniable.gradients.use import Derived, Function, Use
@@ -64,12 +73,16 @@ class Capture:
         self._names = {id(parameter): name for name, parameter in parameters.items()}
         self._derived: dict[int, Derived] = {}
         self._found: dict[int, list[Contribution]] = {}
-        self._measured: list[tuple[Tensor, int, tuple[str, ...]]] = []
+        self._measured: list[tuple[Tensor, int, Tensor]] = []
         self._groups: Groups | None = None
         self._anchor = torch.zeros((), requires_grad=True)
         self.receipts = 0
         self._foreign: list[tuple[int, ...]] = []
         self._verdicts: dict[tuple[Any, ...], Verdict] = {}
+        self._trails: set[tuple[str, str]] = set()
+        self._carried: set[tuple[nn.Module, str]] = set()
+        self.stale: dict[int, tuple[weakref.ref[Tensor], str]] = {}
+        self._counted: dict[Key, int] = {}
         self._forwards: list[ForwardCall] = []
         self._tracking = Tracking()
         self._observed: ForwardCall | None = None
@@ -103,6 +116,11 @@ class Capture:
         """
         self.discard()
         self._rows, self._groups, self._tracking = rows, groups, Tracking()
+        self.stale = {
+            id(each): (weakref.ref(each), f"'{type(module).__name__}.{name}'")
+            for module, name in self._carried
+            for each in tensors_in(vars(module).get(name))
+        }
         run_as_written(self)
 
     def discard(self) -> None:
@@ -112,6 +130,7 @@ class Capture:
         self._groups = None
         self._derived.clear()
         self._forwards.clear()
+        self._counted = {}
         self.receipts = 0
         self._foreign = []
         self._rows = None
@@ -155,8 +174,7 @@ class Capture:
         units = len(self._groups.sizes) if self._groups else self._rows or 0
         reduced = self.chooser.reduced(contribution, units, argument.numel())
         self._found.setdefault(id(argument), []).append(reduced)
-        for factor in _factors(reduced):
-            self._measured.append((factor, version(factor), self.names_of(argument)))
+        self._measured += [(each, version(each), argument) for each in _factors(reduced)]
 
     def collect(self, scale: float) -> PerUnitGradients:
         """The per-unit gradients of the open piece; the piece is closed.
@@ -184,16 +202,14 @@ class Capture:
         Raises:
             CaptureError: the batch, say, was written to in place after the backward pass.
         """
-        met = [
-            (each, seen, derived.names) for derived in self._derived.values()
-            for each, seen in derived.versions
-        ]  # fmt: skip
-        for factor, measured, names in (*self._measured, *met):
+        for derived in self._derived.values():
+            self._measured += [(each, seen, derived.value) for each, seen in derived.versions]
+        for factor, measured, argument in self._measured:
             if version(factor) != measured:
                 raise CaptureError(
-                    f"What the gradient of parameter {', '.join(map(repr, names))} is formed from "
-                    "was written to in place between backward and optimizer.step() (the batch "
-                    "itself, perhaps). Leave it as it is until after the step."
+                    f"What the gradient of parameter {', '.join(self.names_in((argument,), {}))} "
+                    "is formed from was written to in place between backward and optimizer.step() "
+                    "(the batch itself, perhaps). Leave it as it is until after the step."
                 )
 
     def slot(self, argument: object) -> str | Derived | None:
@@ -226,17 +242,24 @@ class Capture:
             with torch.enable_grad(), mode:
                 yield
         finally:
+            seen.trail = mode.trail
             self._derived, self._mode, self._observed = derived, active, watched
 
     def verdict(self, key: Key, forward: ForwardCall) -> Verdict | None:
         """What is known of a call; the model is run again where that is nothing yet."""
         if key not in self._verdicts and not forward.probed:
-            self._probe(forward, [key])
+            self._probe(forward, [key], self._mode)
         return self._verdicts.get(key)
 
     def located(self, key: Key, index: int) -> Layout | None:
         """Where a call's tensor was found to hold its units; None where it never moved."""
         known = self._verdicts.get(key)
+        if known is not None and known.several:
+            raise CaptureError(
+                f"{describe(key)} runs several times under checkpoint(use_reentrant=True), with "
+                "rows in different places, and which one runs again cannot be told. Give "
+                "checkpoint use_reentrant=False."
+            )
         return known.layouts[index] if known is not None else None
 
     def located_anew(
@@ -254,20 +277,28 @@ class Capture:
                 "Make the order of calls in forward depend on nothing but the batch's shape."
             )
         if not forward.probed:
-            self._probe(forward, [key])
+            self._probe(forward, [key], self._mode)
         layout = self.located(key, index)
         return layout if layout in found else None
 
-    def _probe(self, forward: ForwardCall, wanted: Iterable[Key]) -> None:
-        forward.probed = True
-        self._verdicts.update(probe(self, forward, wanted))
+    def _probe(self, forward: ForwardCall, wanted: Iterable[Key], mode: Watch | None) -> None:
+        forward.probed, trail = True, set(mode.trail if mode else ())
+        seen = probe(self, forward, wanted, trail)
+        for key, found in seen.verdicts.items():
+            again = key[0] == AGAIN and key in self._verdicts
+            self._verdicts[key] = found.beside(self._verdicts[key]) if again else found
+        self._carried |= seen.carried
+        if seen.settled:
+            self._trails |= trail | seen.trail
 
     # -- forward -----------------------------------------------------------------------------
 
     def _enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._rows is None or self._mode or not (model.training and torch.is_grad_enabled()):
             return
-        forward = ForwardCall(model, args, kwargs, self._rows, self._anchor, self._tracking)
+        forward = ForwardCall(
+            model, args, kwargs, self._rows, self._anchor, self._tracking, self._counted
+        )
         if forward.shapes and not forward.inputs:
             self._foreign = forward.shapes
             return
@@ -294,6 +325,7 @@ class Capture:
         failed = outputs is None and sys.exception() is not self._handled
         if failed or mode.order.recomputing:
             return
+        self._counted = mode.times
         if mode.order.begun:
             mode.order.left(outputs)
         self._look_again(mode)
@@ -307,8 +339,24 @@ class Capture:
         due = self._watched_forwards >= self._due
         self._due *= 4 if due else 1
         last = [(count, *site) for site, count in mode.times.items()]
-        if any(key not in self._verdicts for key in last) or (due and not forward.probed):
-            self._probe(forward, last)
+        new = any(key not in self._verdicts for key in last) or not mode.trail <= self._trails
+        if new or (due and not forward.probed):
+            self._probe(forward, last, mode)
+
+    def refuse_stale(self, args: Any, kwargs: Any) -> None:
+        """Refuse what an earlier batch left in an attribute.
+
+        Raises:
+            CaptureError: it is an argument of a call.
+        """
+        for leaf in tensors_in(args, kwargs):
+            kept, name = self.stale.get(id(leaf), (None, ""))
+            if kept is not None and kept() is leaf:
+                raise CaptureError(
+                    f"Rows of this batch met what an earlier batch left in {name}, so that an "
+                    "example of that batch would move the gradients of this one. Begin each batch "
+                    "anew (set the attribute to None)."
+                )
 
     def expect_recomputation(self) -> None:
         """Activation checkpointing was met: watch every inner module from now on."""
@@ -383,13 +431,15 @@ class Capture:
         return leaf
 
 
-def _factors(held: object) -> Iterator[Tensor]:
+def _factors(held: object) -> list[Tensor]:
     """Every tensor that a contribution keeps."""
+    found: list[Tensor] = []
     for each in vars(held).values():
         if isinstance(each, Tensor):
-            yield each
-        elif isinstance(each, (Contribution, OneHot)):
-            yield from _factors(each)
+            found.append(each)
+        elif hasattr(each, "__dict__"):
+            found += _factors(each)
+    return found
 
 
 def _combine(parts: list[Contribution]) -> Contribution:

@@ -17,7 +17,14 @@ from deniable.gradients.fallback import random_state
 from deniable.gradients.layout import Fold, Layout, Owners, candidates
 from deniable.gradients.moves import LIKE, STARTS, plain_name
 from deniable.gradients.order import Order
-from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, describe
+from deniable.gradients.probe import (
+    AGAIN,
+    ForwardCall,
+    Key,
+    Observation,
+    Verdict,
+    describe,
+)
 from deniable.gradients.recurrent import RECURRENT
 from deniable.gradients.rules import RULES
 from deniable.gradients.tree import tensors_in
@@ -55,7 +62,12 @@ WRITING = {
 
 
 class Watch(TorchFunctionMode):
-    """Active during one forward of the model: finds the calls that take bound parameters."""
+    """Active during one forward of the model: finds the calls that take bound parameters.
+
+    Attributes:
+        times: how often each call was met, in this forward and those of the batch before it.
+        trail: which call followed which, by name: where that is new, so is the kind of forward.
+    """
 
     def __init__(
         self,
@@ -67,8 +79,10 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.capture, self.forward, self.verdicts = capture, forward, verdicts
         self.observation = observation
-        self.times: dict[Key, int] = {}
+        self.times: dict[Key, int] = dict(forward.counted)
         self.unrecorded: dict[Key, int] = {}
+        self.trail: set[tuple[str, str]] = set()
+        self._before = ""
         self.latest: Use | None = None
         self.order = Order(self)
         for packed in forward.packed:
@@ -78,7 +92,12 @@ class Watch(TorchFunctionMode):
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.batch_norm and torch.is_grad_enabled():
+        name = getattr(func, "__name__", "")
+        self.trail.add((self._before, name))
+        self._before = name
+        if self.capture.stale:
+            self.capture.refuse_stale(args, kwargs)
+        if func is F.batch_norm:
             _refuse_batch_statistics(*args, **kwargs)
         if self.order.begun:
             self.order.settle(args, kwargs)
@@ -96,7 +115,7 @@ class Watch(TorchFunctionMode):
             self.order.meets_unrecorded(args, kwargs)
         if not (isinstance(result, Tensor) and result.requires_grad):
             self._mark(func, args, kwargs, result)
-        if self.order.begun or getattr(func, "__name__", "") in STARTS:
+        if self.order.begun or name in STARTS:
             self.order.follow(func, args, kwargs, result)
         return result
 
@@ -321,11 +340,9 @@ class Watch(TorchFunctionMode):
         bound: list[Tensor] = []
         for each in (*args, *kwargs.values()):
             self._detached(each, data, bound)
-        self.times, counted = self.unrecorded, self.times
-        key = self._key(func, bound)
-        self.times = counted
-        if key not in self.observation.calls:
-            self.observation.record(key, [*data, *tensors_in(result)], {})
+        site = self._site(func, bound)
+        count = self.unrecorded[site] = self.unrecorded.get(site, 0) + 1
+        self.observation.record((-count, *site), [*data, *tensors_in(result)], {})
 
     def where(self, key: Key, tensor: Tensor) -> Layout | None:
         """Where the rows lie in a tensor that a call moves; None if that cannot be told."""
@@ -352,9 +369,14 @@ class Watch(TorchFunctionMode):
             return type(value)([self._detached(each, data, bound) for each in value])
         return value
 
-    def _key(self, func: Function, bound: list[Tensor]) -> Key:
+    def _site(self, func: Function, bound: list[Tensor]) -> Key:
         names = tuple(name for each in bound for name in self.capture.names_of(each))
-        site = (getattr(func, "__name__", str(func)), names)
+        return (getattr(func, "__name__", str(func)), names)
+
+    def _key(self, func: Function, bound: list[Tensor]) -> Key:
+        site = self._site(func, bound)
+        if self.order.recomputing and (AGAIN, *site) in self.verdicts:
+            return (AGAIN, *site)
         self.times[site] = self.times.get(site, -1) + 1
         return (self.times[site], *site)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from deniable.gradients.cancellation import squared_norms
 from deniable.gradients.contributions import Contribution
 
 
@@ -30,6 +31,7 @@ class PerUnitGradients:
     scale: float = 1.0
     keep: Tensor | None = None
     _norms: Tensor | None = field(default=None, init=False, repr=False)
+    _raw: dict[str, Tensor] | None = field(default=None, init=False, repr=False)
 
     def squared_norms(self) -> dict[str, Tensor]:
         """The squared norm of each unit's gradient, shape `(units,)`, for each parameter used."""
@@ -51,8 +53,10 @@ class PerUnitGradients:
         return total.sqrt() * self.scale
 
     def _raw_norms(self) -> dict[str, Tensor]:
-        raw = {name: each.squared_norms() for name, each in self.contributions.items()}
-        return {name: self._masked(each) for name, each in raw.items()}
+        if self._raw is None:
+            raw = {name: squared_norms(each) for name, each in self.contributions.items()}
+            self._raw = {name: self._masked(each) for name, each in raw.items()}
+        return self._raw
 
     def _masked(self, values: Tensor, units: slice = slice(None)) -> Tensor:
         """Values of some units, `(units, ...)`, zero for those that do not count."""

@@ -16,9 +16,9 @@ anything beyond that row of the batch follows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 Key = tuple[Any, ...]
 OUTPUT: Key = ("output",)
+BUFFER, ATTRIBUTE = "buffer", "attribute"
+AGAIN = -1  # in place of a count: calls that checkpointing makes again cannot be told apart
 FEW = 11  # rows: enough to tell them apart, and rarely the size of anything else
 
 
@@ -58,6 +60,7 @@ class ForwardCall:
         packed: those of them that are packed sequences.
         random: the state of torch's generator when the forward began.
         probed: whether the forward was run again.
+        counted: how often each call was met in earlier forwards on the piece.
     """
 
     def __init__(
@@ -68,7 +71,9 @@ class ForwardCall:
         rows: int,
         anchor: Tensor,
         tracking: Tracking,
+        counted: Mapping[Key, int],
     ) -> None:
+        self.counted = counted
         self.model, self.args, self.kwargs, self.rows = model, args, kwargs, rows
         self.anchor, self.tracking = anchor, tracking
         self.random, self.probed = torch.get_rng_state(), False
@@ -98,10 +103,18 @@ class Verdict:
 
     Attributes:
         layouts: of each data tensor among the arguments, in order, then of each output.
+        several: whether calls that cannot be told apart have layouts of their own.
     """
 
     constant: bool
     layouts: tuple[Layout | None, ...] = ()
+    several: bool = False
+
+    def beside(self, other: Verdict | None) -> Verdict:
+        """The verdict on two calls that cannot be told apart."""
+        if other is None or (other.layouts == self.layouts and not other.several):
+            return self
+        return replace(self, several=True)
 
 
 @dataclass
@@ -116,6 +129,7 @@ class Observation:
     reordered: bool = False
     random: Tensor = field(default_factory=lambda: torch.empty(0))
     nudge: tuple[Key, Tensor] | None = None
+    trail: set[tuple[str, str]] = field(default_factory=set)
 
     def record(self, key: Key, tensors: list[Tensor], whose: dict[int, Owners]) -> None:
         """Note what a call met; `whose` holds by identity what is known of moved rows."""
@@ -139,19 +153,40 @@ class Observation:
         return moved
 
 
-def probe(capture: Capture, forward: ForwardCall, wanted: Iterable[Key]) -> dict[Key, Verdict]:
-    """A verdict for every call in a forward.
+@dataclass(frozen=True)
+class Seen:
+    """What running a forward again has shown.
+
+    Attributes:
+        verdicts: on each call.
+        trail: which call followed which.
+        settled: whether every row could be told from every other.
+        carried: the attributes that hold values of rows afterwards: module and name.
+    """
+
+    verdicts: dict[Key, Verdict]
+    trail: set[tuple[str, str]]
+    settled: bool
+    carried: set[tuple[nn.Module, str]]
+
+
+def probe(
+    capture: Capture, forward: ForwardCall, wanted: Iterable[Key], trail: set[tuple[str, str]]
+) -> Seen:
+    """Run a forward again.
 
     The first few rows say as much as all, in a fraction of the time and memory. All of them are run
-    where the few are no batch that the model accepts, or do not lead to the calls in question.
+    where the few are no batch that the model accepts, or do not lead to the calls in question, in
+    the order in question.
 
     Args:
         capture: watches the runs.
         forward: what is run again.
         wanted: the calls in question.
+        trail: which call followed which, up to now.
 
     Raises:
-        CaptureError: one row's values depend on another row.
+        CaptureError: one row's values depend on another row, or stay behind in a buffer.
     """
     leaves = tensors_in(forward.args, forward.kwargs)
     holding = [leaf for leaf in leaves if id(leaf) in forward.inputs]
@@ -161,13 +196,12 @@ def probe(capture: Capture, forward: ForwardCall, wanted: Iterable[Key]) -> dict
             "rows that were drawn. Give the model tensors (or lists, tuples and dictionaries of "
             "them) that hold one index a row."
         )
-    found: dict[Key, Verdict] = {}
     if forward.rows > FEW and all(plain(leaf, forward.rows) for leaf in holding):
         with suppress(RuntimeError, ValueError, IndexError):
-            found = _verdicts(Runs(capture, forward, FEW))
-    if not all(key in found for key in wanted):
-        found = _verdicts(Runs(capture, forward, forward.rows))
-    return found
+            seen = Runs(capture, forward, FEW).seen()
+            if trail <= seen.trail and all(key in seen.verdicts for key in wanted):
+                return seen
+    return Runs(capture, forward, forward.rows).seen()
 
 
 def _verdicts(runs: Runs) -> dict[Key, Verdict]:
@@ -195,9 +229,15 @@ def _layouts(runs: Runs, base: Observation) -> dict[Key, tuple[Layout | None, ..
     """The layout of every tensor that moves with its units; None where it never moved."""
     apart: dict[tuple[Key, int], list[Layout]] = {}
     for units in separating(runs.rows):
-        other = runs.observe(units)
+        other, moved = runs.observe(units), False
         for site, before, after in _in_both(base, other):
             if not before.comparable(after) or not before.moved(after):
+                continue
+            moved = True
+            if site[0][0] == BUFFER and runs.repeats(base, site):
+                raise _left_behind(site[0][1])
+            if site[0][0] in (BUFFER, ATTRIBUTE):
+                runs.carried.add(site[0][1:])
                 continue
             confined = before.confined(after, units)
             apart[site] = [each for each in confined if each in apart.get(site, confined)]
@@ -206,6 +246,7 @@ def _layouts(runs: Runs, base: Observation) -> dict[Key, tuple[Layout | None, ..
                     runs.exact = False
                     return _layouts(runs, runs.observe())
                 raise _mixed(site[0])
+        runs.settled &= moved
     return {
         key: tuple(next(iter(apart.get((key, k), [])), None) for k in range(len(traces)))
         for key, traces in base.calls.items()
@@ -227,6 +268,14 @@ def _mixed(key: Key) -> CaptureError:
         f"{met} values of one row that depend on another row of the batch, so no bound per row "
         "exists. Look for batch statistics, attention or sums across the batch, or rows that "
         "change places before this call; deniable.check names the module."
+    )
+
+
+def _left_behind(name: str) -> CaptureError:
+    return CaptureError(
+        f"Buffer '{name}' holds values of the batch's rows after forward: without noise they would "
+        "be part of the model, and meet the rows of later batches. Compute such statistics from "
+        "public data beforehand, or leave them out."
     )
 
 
@@ -268,12 +317,29 @@ class Runs:
     Attributes:
         verdicts: what is known already.
         exact: whether another bit is a difference; not where rows change their places, say.
+        settled: whether replacing rows by others made a difference each time.
+        trail: which call followed which in any of the runs.
+        carried: attributes that held values of rows afterwards, by number of the module and name.
     """
 
     def __init__(self, capture: Capture, forward: ForwardCall, rows: int) -> None:
         self.capture, self.forward, self.rows = capture, forward, rows
         self.verdicts: dict[Key, Verdict] = {}
-        self.exact = True
+        self.exact = self.settled = True
+        self.trail: set[tuple[str, str]] = set()
+        self.carried: set[Any] = set()
+
+    def seen(self) -> Seen:
+        """Run the forward as often as it takes."""
+        verdicts: dict[Key, Verdict] = {}
+        for key, found in _verdicts(self).items():
+            if isinstance(key[0], int) and key[0] < 0:
+                key = (AGAIN, *key[1:])
+                found = found.beside(verdicts.get(key))
+            verdicts[key] = found
+        modules = list(self.forward.model.modules())
+        carried = {(modules[k], name) for k, name in self.carried}
+        return Seen(verdicts, self.trail, self.settled, carried)
 
     def observe(
         self, replaced: Tensor | None = None, nudge: tuple[Key, Tensor] | None = None
@@ -307,20 +373,32 @@ class Runs:
             for _, before, after in _in_both(base, self.observe())
         )
 
+    def repeats(self, base: Observation, site: tuple[Key, int]) -> bool:
+        """Whether the same batch leaves the same values in one place again."""
+        found = {place: not a.moved(b) for place, a, b in _in_both(base, self.observe())}
+        return found.get(site, False)
+
     def _run(self, arguments: tuple[Any, Any], nudge: tuple[Key, Tensor] | None) -> Observation:
         (args, kwargs), forward = arguments, self.forward
         seen = Observation(self.rows, self.exact, nudge=nudge)
-        call = ForwardCall(forward.model, args, kwargs, self.rows, forward.anchor, Tracking())
+        call = ForwardCall(
+            forward.model, args, kwargs, self.rows, forward.anchor, Tracking(), forward.counted
+        )
         watched = self.capture.observing(call, seen, self.verdicts)
         with _undisturbed(forward, self.exact), watched, _unsaved():
             before = _attributes(forward.model)
             result = forward.model.forward(*args, **kwargs)
             seen.random = torch.get_rng_state()
-            left = [
-                value
+            left = {
+                key: tensors_in(value)
                 for key, value in _attributes(forward.model).items()
                 if value is not before.get(key)
-            ]
+            }
+            for name, buffer in forward.model.named_buffers():
+                seen.calls[BUFFER, name] = [Trace.of(buffer, 1, None, self.exact)]
+        for key, tensors in left.items():
+            seen.calls[ATTRIBUTE, *key] = [Trace.of(each, 1, None, self.exact) for each in tensors]
+        self.trail |= seen.trail
         seen.reordered = call.tracking.reordered is not None
         seen.calls[OUTPUT] = []
         for leaf in (*tensors_within(result), *tensors_in(left)):
@@ -392,6 +470,8 @@ def _undisturbed(forward: ForwardCall, dropout: bool) -> Iterator[None]:
             for buffer, seen, value in values:
                 if version(buffer) != seen:
                     buffer.copy_(value)
+                elif not torch.equal(buffer, value):  # written to by way of `data`
+                    buffer.data.copy_(value)
 
 
 def _attributes(model: nn.Module) -> dict[tuple[int, str], Any]:

@@ -38,15 +38,11 @@ def mapped(function: Callable[[Any], Any], value: Any) -> Any:
     """
     if isinstance(value, (Tensor, PackedSequence)):
         return function(value)
-    if isinstance(value, dict):
+    if isinstance(value, (dict, list)):
         made = copy.copy(value)
-        for key, each in value.items():
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
             made[key] = mapped(function, each)
         return made
-    if isinstance(value, list):
-        listed = copy.copy(value)
-        listed[:] = [mapped(function, each) for each in value]
-        return listed
     if isinstance(value, tuple):
         items = [mapped(function, each) for each in value]
         return value._make(items) if hasattr(value, "_make") else type(value)(items)
