@@ -12,6 +12,7 @@ import deniable
 from deniable.accounting import spent
 from deniable.bounds import Bound, Chain, Clip, Tanh
 from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
+from deniable.noise import Gaussian
 from deniable.units import Neighbouring
 
 
