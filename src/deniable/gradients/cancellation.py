@@ -19,7 +19,7 @@ from torch import Tensor
 
 from deniable.gradients.contributions import Contribution, Kept, accurate
 from deniable.gradients.convolution import Convolution
-from deniable.gradients.outer import OneHot, Outer, Several
+from deniable.gradients.outer import Outer, Several
 
 # Shares of the squared size of the parts, in units of the dtype's precision: what is squared and
 # added up in Gram matrices is off by a few such units; a sum of parts, by one of their sizes. Of a
@@ -43,12 +43,7 @@ def _squared_sizes(contribution: Contribution) -> Tensor | None:
 
 
 def _of_outer(outer: Outer) -> Tensor | None:
-    if outer.positions == 1:
-        return None
-    left = outer.left
-    return _square(outer.right) * (
-        left.indices.shape[1] if isinstance(left, OneHot) else _square(left)
-    )
+    return None if outer.positions == 1 else outer.squared_sizes()
 
 
 def _of_convolution(convolution: Convolution) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
@@ -47,6 +47,7 @@ class Outer(Contribution):
     left: Tensor | OneHot
     right: Tensor
     shape: torch.Size
+    _sizes: Tensor | None = field(default=None, init=False, repr=False)
 
     @property
     def positions(self) -> int:
@@ -95,7 +96,25 @@ class Outer(Contribution):
         return (left, *sizes, str(self.right.dtype))
 
     def _squared_norms(self) -> Tensor:
-        return inner_products(self, self)
+        if self.positions == 1:
+            norms: Tensor = torch.linalg.vector_norm(accurate(self.right)[:, 0], dim=1)
+            if not isinstance(self.left, OneHot):
+                norms = norms * torch.linalg.vector_norm(accurate(self.left)[:, 0], dim=1)
+            return norms.square()
+        parts = [_norms_and_sizes(self.some(*units)) for units in _chunks(self, self)]
+        found, self._sizes = (torch.cat(each) for each in zip(*parts, strict=True))
+        return found
+
+    def squared_sizes(self) -> Tensor:
+        """`(sum_t |left_t|^2) (sum_t |right_t|^2)` for every unit: beyond every squared norm.
+
+        Gram matrices have it on their diagonals.
+        """
+        if self._sizes is None:
+            left = self.left
+            positions = left.indices.shape[1] if isinstance(left, OneHot) else _squares(left)
+            self._sizes = _squares(self.right) * positions
+        return self._sizes
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """See `Contribution.weighted_sum`."""
@@ -169,26 +188,35 @@ def _products(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def inner_products(a: Outer, b: Outer) -> Tensor:
     """`<gradient_a_i, gradient_b_i>` for every unit, shape `(n,)`, from two small Gram matrices."""
-    if a is b and a.positions == 1:
-        norms: Tensor = torch.linalg.vector_norm(accurate(a.right)[:, 0], dim=1)
-        if not isinstance(a.left, OneHot):
-            norms = norms * torch.linalg.vector_norm(accurate(a.left)[:, 0], dim=1)
-        return norms.square()
-    n, pairs = a.right.shape[0], a.positions * b.positions
-    chunk = max(1, GRAM_ELEMENTS // max(1, pairs))
-    if chunk >= n:
-        return _inner_products(a, b)
-    parts = [
-        _inner_products(a.some(start, start + chunk), b.some(start, start + chunk))
-        for start in range(0, n, chunk)
-    ]
-    return torch.cat(parts)
+    return torch.cat([_inner_products(a.some(*units), b.some(*units)) for units in _chunks(a, b)])
+
+
+def _chunks(a: Outer, b: Outer) -> list[tuple[int, int]]:
+    """From which unit to which, so that Gram matrices stay small; one chunk at least."""
+    n, chunk = len(a.right), max(1, GRAM_ELEMENTS // max(1, a.positions * b.positions))
+    return [(start, start + chunk) for start in range(0, max(n, 1), chunk)]
 
 
 def _inner_products(a: Outer, b: Outer) -> Tensor:
-    right_gram = torch.bmm(accurate(a.right), accurate(b.right).transpose(1, 2))
-    left_gram = _left_gram(a.left, b.left, right_gram.dtype)
-    return (left_gram * right_gram).sum((1, 2))
+    left, right = _grams(a, b)
+    return (left * right).sum((1, 2))
+
+
+def _norms_and_sizes(outer: Outer) -> tuple[Tensor, Tensor]:
+    """Squared norms, and what they would be if nothing cancelled, `(n,)` each."""
+    left, right = _grams(outer, outer)
+    traces = [each.diagonal(dim1=1, dim2=2).sum(1) for each in (left, right)]
+    return (left * right).sum((1, 2)), traces[0] * traces[1]
+
+
+def _grams(a: Outer, b: Outer) -> tuple[Tensor, Tensor]:
+    right = torch.bmm(accurate(a.right), accurate(b.right).transpose(1, 2))
+    return _left_gram(a.left, b.left, right.dtype), right
+
+
+def _squares(values: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(accurate(values), dim=(1, 2))
+    return norms.square()
 
 
 def _left_gram(a: Tensor | OneHot, b: Tensor | OneHot, dtype: torch.dtype) -> Tensor:
