@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from deniable.papers.results import processor
+
 ROOT = Path(__file__).parent.parent
 MEASURED = ("src", "benchmarks/*.py")
 
@@ -43,7 +45,7 @@ def header(module: str, device: str) -> dict[str, Any]:
 def description(device: str) -> dict[str, str | int]:
     """The machine and the versions, as JSON."""
     found: dict[str, str | int] = {
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -98,15 +100,6 @@ def _git(*arguments: str) -> str:
 
 def _cores() -> int:
     return os.cpu_count() or 1
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())
 
 
 def _version(package: str) -> str:

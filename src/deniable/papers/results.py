@@ -142,13 +142,14 @@ def machine() -> Row:
         "deniable": metadata.version("deniable"),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
     }
 
 
-def _cpu() -> str:
+def processor() -> str:
+    """What the machine computes with, as its maker names it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
