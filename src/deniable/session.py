@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from deniable.accounting import Meter, nominal_spent, spent
-from deniable.batches import DrawnBatches, Piece, Source, Watched, batches, data_loader
+from deniable.batches import DrawnBatches, Piece, Share, Source, Watched, batches, data_loader
 from deniable.bounds import Bound, Clip, Observed
 from deniable.claim import Claim
 from deniable.eligibility import Unchanged, bound_parameters
-from deniable.errors import AttachError, BudgetError, CheckpointError, StepError
+from deniable.errors import AttachError, BudgetError, CheckpointError, LedgerError, StepError
 from deniable.events import (
     ComposedEvent,
     GaussianEvent,
@@ -38,9 +39,11 @@ from deniable.grouping import Example, Unit
 from deniable.ledger import Ledger
 from deniable.noise import Gaussian, noise_generator
 from deniable.plan import Plan
-from deniable.randomness import Streams
+from deniable.randomness import Streams, numpy_generator
+from deniable.ranks import Ranks
 from deniable.sampling import OwnLoader
 from deniable.scaling import LossScale
+from deniable.shards import Shards, as_stored, group_of, leave_reduction, within
 from deniable.units import BoundedSum, Sensitivity, Spent
 
 STATE_VERSION = 3
@@ -59,6 +62,7 @@ def attach(
     budget: float | None = None,
     seed: int | None = None,
     secure: bool = False,
+    process_group: dist.ProcessGroup | None = None,
 ) -> PrivateSession:
     """Make an ordinary training loop private.
 
@@ -78,6 +82,9 @@ def attach(
             would, and the model of the last step stands. The plan's own epsilon if not given.
         seed: makes the run reproducible, and its noise known to whoever knows the seed.
         secure: draw noise from an AES-256-CTR keystream in float64.
+        process_group: the ranks that each hold a replica of the model and train it together, every
+            one on its part of each batch; each calls this with the same settings, data and ledger.
+            Not needed for a model in `DistributedDataParallel` or under `fully_shard`.
 
     Raises:
         AttachError: the model or the optimizer cannot be made private; the message says the mend.
@@ -109,6 +116,7 @@ def attach(
         plan.epsilon if budget is None else budget,
         seed,
         secure,
+        process_group,
     )
 
 
@@ -141,39 +149,47 @@ class PrivateSession:
         budget: float,
         seed: int | None,
         secure: bool,
+        process_group: dist.ProcessGroup | None,
     ) -> None:
         self.plan, self.steps, self.budget = plan, 0, budget
         room = _room(plan, budget)
         self.seeded, self.secure = seed is not None, secure
-        self.run_id = run_id or uuid.uuid4().hex[:12]
         self._bound, self._unit, self._optimizer = bound, unit, optimizer
         self._loss_reduction = loss_reduction
+        as_stored(model)
         self._parameters = bound_parameters(model, optimizer)
         bound.sensitivity(self._parameters)  # refuses what does not fit, before anything is written
+        self._device = next(iter(self._parameters.values())).device
+        ranks = self._ranks = Ranks(group_of(model, process_group), self._device)
+        self._check_alike(seed)
+        self._shards = Shards(model, self._parameters, ranks)
+        self.run_id = ranks.first_says((run_id or uuid.uuid4().hex[:12]).encode()).decode()
         streams = Streams(seed)
         self._source = Source(
             plan,
             unit,
-            streams.numpy("sampling"),
+            numpy_generator(ranks.first_says(streams.key("sampling"))),
             left=lambda: self.ends_at - self.steps,
-            recognise=lambda found: self._ledger.recognise(found),
+            recognise=self._recognise,
+            share=Share(ranks.rank, ranks.size),
         )
-        self._device = next(iter(self._parameters.values())).device
-        self._generator = noise_generator(streams.key("noise"), self._device, secure)
-        self._owns_ledger = not isinstance(ledger, Ledger)
-        self._ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
-        self._run = self._ledger.run(
-            self.run_id,
-            planned=room,
-            expected=plan.part(0, room),
-            description={
-                "plan": plan.to_json(),
-                "bound": self.bound_settings,
-                "unit": unit.settings(),
-                "noise": {"secure": secure, "seeded": seed is not None},
-            },
-            neighbouring=plan.neighbouring,
-            unit=unit.protects,
+        self._generator = noise_generator(streams.key("noise", ranks.rank), self._device, secure)
+        self._owns_ledger = not isinstance(ledger, Ledger) or ranks.rank > 0
+        self._ledger = ranks.first(lambda: self._opened(ledger))
+        self._run = ranks.first(
+            lambda: self._ledger.run(
+                self.run_id,
+                planned=room,
+                expected=plan.part(0, room),
+                description={
+                    "plan": plan.to_json(),
+                    "bound": self.bound_settings,
+                    "unit": unit.settings(),
+                    "noise": {"secure": secure, "seeded": seed is not None},
+                },
+                neighbouring=plan.neighbouring,
+                unit=unit.protects,
+            )
         )
         self._meter = Meter(plan.event, plan.delta, plan.accountant, plan.epsilon)
         self._ends_at = None if self._run.position else room
@@ -185,11 +201,35 @@ class PrivateSession:
         self._sums: dict[str, Tensor] | None = None
         self._moved_by: Sensitivity | None = None
         self._observed: list[Observed] = []
-        self._unchanged = Unchanged(model, optimizer, self._parameters)
+        in_calls = self._shards.in_calls
+        self._unchanged = Unchanged(model, optimizer, self._parameters, in_calls)
+        self._undo = leave_reduction(model)
         keep = bound.asks == "elements"
-        self._capture = Capture(model, self._parameters, measure=seed is None, keep=keep)
+        self._capture = Capture(
+            within(model), in_calls, measure=seed is None, keep=keep, shards=self._shards
+        )
         self._loss_scale, self._scales = LossScale(optimizer), set[float]()
         self._hook = optimizer.register_step_pre_hook(self._before_step)
+
+    def _check_alike(self, seed: int | None) -> None:
+        """Ranks that train one model must have been told the same."""
+        shapes = {name: list(each.shape) for name, each in self._parameters.items()}
+        told = [self.plan.to_json(), self._bound.settings(), self._unit.settings(), self.budget]
+        self._ranks.alike("parameters", repr(shapes))
+        self._ranks.alike("plan, bound, unit and budget", repr(told))
+        self._ranks.alike("seed, secure and loss_reduction", repr(
+            (seed, self.secure, self._loss_reduction)
+        ))  # fmt: skip
+
+    def _opened(self, ledger: Ledger | Path | str | None) -> Ledger:
+        """Rank 0 keeps the ledger; every other rank counts along in memory."""
+        if self._ranks.rank > 0:
+            return Ledger(None)
+        return ledger if isinstance(ledger, Ledger) else Ledger(ledger)
+
+    def _recognise(self, found: str) -> None:
+        self._ranks.alike("data set", found)
+        self._ranks.first(lambda: self._ledger.recognise(found))
 
     # -- the user's loop -----------------------------------------------------------------------
 
@@ -314,7 +354,15 @@ class PrivateSession:
 
         What the run had reserved and not released is given back first. After `detach`, the claim is
         that of the moment of detaching.
+
+        Raises:
+            LedgerError: the ledger is kept by rank 0, and this is another.
         """
+        if self._ranks.rank > 0:
+            raise LedgerError(
+                f"Rank 0 keeps the ledger, and this is rank {self._ranks.rank}. Ask for the claim "
+                "on rank 0 alone."
+            )
         if not self._detached:
             self._run.settle()
         return Claim.of(self._ledger.known(), self.run_id, self.plan.delta, self.plan.accountant)
@@ -404,6 +452,7 @@ class PrivateSession:
         self._hook.remove()
         self._loss_scale.remove()
         self._capture.remove()
+        self._undo()
         self._run.settle()
         self._detached = True
         if self._owns_ledger:
@@ -477,7 +526,7 @@ class PrivateSession:
         mean = self._loss_reduction == "mean" and not self._summed
         with torch.no_grad(), exactly(self._device):
             gradients = self._capture.collect((piece.rows if mean else 1.0) / loss_scale)
-            bounded, observed = self._bound(gradients)
+            bounded, observed = self._bound(gradients, self._shards.kept)
         if self._sums is None:
             self._sums, self._observed, self._moved_by = bounded.sums, [], bounded.sensitivity
         elif bounded.sensitivity != self._moved_by:
@@ -501,7 +550,8 @@ class PrivateSession:
             )
         self._releasing = True
         try:
-            self._run.release(piece.event, alike=self.plan.at(self.steps).stop - self.steps)
+            alike = self.plan.at(self.steps).stop - self.steps
+            self._ranks.first(lambda: self._run.release(piece.event, alike=alike))
         except BudgetError:
             self._releasing = False  # nothing of it was recorded
             raise
@@ -510,14 +560,15 @@ class PrivateSession:
         denominator = self._unit.denominator(piece.batch_size)
         # What was recorded is what is added.
         bounded = BoundedSum(self._sums, self._of_protected(self._moved_by))
-        noisy = Gaussian.of(released).add(bounded, self._generator)
+        noise = Gaussian.of(released)
+        noisy = self._shards.release(bounded, lambda sums: noise.add(sums, self._generator))
         aside = {name: noisy[name] for name in noisy.keys() - self._parameters.keys()}
         for group in self._optimizer.param_groups:
             if "noise_deviation" in group:
                 group["noise_deviation"] = self.noise_deviation
         self._bound.learn(aside, denominator)
         for name, parameter in self._parameters.items():
-            parameter.grad = noisy[name].div_(denominator).to(parameter.dtype)
+            parameter.grad = noisy[name].div_(denominator).to(parameter)
         self._sums, self._source.state = None, piece.state
         self._scales.clear()
         self.steps += 1
