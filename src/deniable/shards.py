@@ -86,8 +86,7 @@ class Shards:
     def __init__(
         self, model: nn.Module, parameters: Mapping[str, nn.Parameter], ranks: Ranks
     ) -> None:
-        self.ranks = ranks
-        self._root = model if isinstance(model, FSDPModule) else None
+        self.model, self.ranks = model, ranks
         self._stored = {name: each for name, each in parameters.items() if _is_part(each)}
         self.in_calls = dict(parameters)
         self._blocks: list[tuple[FSDPModule, set[str]]] = []
@@ -125,21 +124,6 @@ class Shards:
     def in_step(self) -> bool:
         """Whether a forward is collective: no rank may run one by itself."""
         return bool(self._blocks)
-
-    def begin_forward(self) -> None:
-        """Tell the others that a forward of the model is to be run once more."""
-        if self.in_step:
-            self.ranks.any(True)
-            if self._root is not None:
-                self._root.unshard()
-
-    def others_run(self) -> bool:
-        """Whether another rank runs a forward once more, so that this one must too."""
-        if not self.ranks.any(False):
-            return False
-        if self._root is not None:
-            self._root.unshard()
-        return True
 
     def gathered(self, wanted: Collection[Collection[str]]) -> Iterator[set[str]]:
         """The names of parameters whose values are there, block after block.

@@ -388,11 +388,11 @@ class Runs:
             forward.model, args, kwargs, self.rows, forward.anchor, Tracking(), forward.counted
         )
         watched = self.capture.observing(call, seen, self.verdicts)
-        if self.capture.together:
-            self.capture.together.begin()
         with undisturbed(forward, self.exact), watched, _unsaved():
             before = _attributes(forward.model)
-            result = forward.model.forward(*args, **kwargs)
+            together = self.capture.together
+            run = together.run if together else forward.model.forward
+            result = run(*args, **kwargs)
             seen.random = torch.get_rng_state()
             left = {
                 key: tensors_in(value)

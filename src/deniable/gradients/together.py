@@ -8,6 +8,7 @@ ranks ask each other whether any wants to; while one does, all others run theirs
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import torch
 
@@ -34,28 +35,29 @@ class Together:
             look: runs it some times more.
             wanted: whether this rank wants to.
         """
+        self._take_turns(forward, look, wanted)
         self._met = forward
-        self._take_turns(look, wanted)
 
     def leave(self, look: Callable[[], object] = lambda: None, wanted: bool = False) -> None:
         """After the forward that was met: the same once more."""
-        if self._met is not None:
-            self._take_turns(look, wanted)
-        self._met = None
+        forward, self._met = self._met, None
+        if forward is not None:
+            self._take_turns(forward, look, wanted)
 
-    def begin(self) -> None:
-        """Before each further run of this rank's."""
-        self._shards.begin_forward()
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """One further run, which the others join."""
+        self._shards.ranks.any(True)
+        return self._shards.model(*args, **kwargs)
 
     def gathered(self, wanted: Collection[Collection[str]]) -> Iterator[set[str]]:
         """See `Shards.gathered`."""
         return self._shards.gathered(wanted)
 
-    def _take_turns(self, look: Callable[[], object], wanted: bool) -> None:
-        forward = self._met
-        assert forward is not None
+    def _take_turns(
+        self, forward: ForwardCall, look: Callable[[], object], wanted: bool
+    ) -> None:
         if wanted:
             look()
-        while self._shards.others_run():
+        while self._shards.ranks.any(False):
             with undisturbed(forward, dropout=True), torch.no_grad():
-                forward.model.forward(*forward.args, **forward.kwargs)
+                self._shards.model(*forward.args, **forward.kwargs)
