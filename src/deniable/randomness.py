@@ -76,6 +76,18 @@ class Streams:
         return f"Streams({'seeded' if self.seeded else 'from the operating system'})"
 
 
+def derived_seed(seed: int | None, *labels: str | int) -> int | None:
+    """A seed for one of several that must not draw alike; None where there is none.
+
+    >>> derived_seed(7, "worker", 1) == derived_seed(7, "worker", 2)
+    False
+    """
+    if seed is None:
+        return None
+    secret = _secret_from(seed)
+    return int.from_bytes(hmac.digest(secret, "/".join(map(str, labels)).encode(), "sha256"))
+
+
 def _secret_from(seed: int) -> bytes:
     try:
         number = operator.index(seed)
