@@ -5,25 +5,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import Store
 
 from deniable import words
 from deniable.bounds import Bound
 from deniable.collaborate import parts
-from deniable.collaborate.links import Message
+from deniable.collaborate.links import Broken, Message
 from deniable.collaborate.modes import Central, Local, Mode, Shares
 from deniable.collaborate.packing import packed
-from deniable.collaborate.peers import Broken, Peer, Peers
+from deniable.collaborate.peers import Peer, Peers
 from deniable.collaborate.sessions import Merges
 from deniable.collaborate.uploads import opened
 from deniable.errors import CollaborationError
 from deniable.events import PoissonSampledEvent
 from deniable.plan import Plan
+from deniable.rows import examples_in
 
 SAVE_SHARE = 0.05  # of the time
 GOODBYE_SECONDS = 5.0
@@ -74,7 +76,7 @@ class Coordinator:
         session: Merges,
         mode: Mode,
         workers: int,
-        store: dist.Store,
+        store: Store,
         *,
         sizes: Sequence[int] | None,
         save: Callable[[], None],
@@ -113,6 +115,18 @@ class Coordinator:
         """What the coordinator's ledger proves; in `Local`, that no part costs more."""
         return self.session.claim()
 
+    def claims_of_workers(self) -> list[dict[str, Any]]:
+        """Each worker's part, and the epsilon that its own ledger proves, where it has one."""
+        return [
+            {
+                "worker": slot,
+                "units": None if self.sizes is None else self.sizes[slot],
+                "epsilon": (self.claims.get(slot) or {}).get("epsilon"),
+                "delta": (self.claims.get(slot) or {}).get("delta"),
+            }
+            for slot in range(self.workers)
+        ]
+
     # -- the loop -------------------------------------------------------------------------------
 
     def batches(self, data: Any = None, rows: int | None = None) -> Iterator[Any]:
@@ -126,7 +140,7 @@ class Coordinator:
             CollaborationError: nobody worked for `absence` seconds.
             BudgetError: as in `attach`.
         """
-        if data is not None and parts.examples_in(data) == self.session.plan.examples:
+        if data is not None and examples_in(data) == self.session.plan.examples:
             self.session.recognise(data)
         for _ in self.rounds():
             pass
@@ -377,7 +391,8 @@ class Coordinator:
 
     def _say_goodbye(self, reason: str) -> None:
         """Tells everybody that it is over, and hears what their ledgers prove."""
-        self._store.set("over", reason)
+        with suppress(RuntimeError, ValueError):  # the store may be gone before us
+            self._store.set("over", reason)
         for peer in self._peers.present.values():
             peer.ask(Message({"kind": "end", "reason": reason}))
         limit = time.monotonic() + GOODBYE_SECONDS
@@ -403,9 +418,7 @@ class Coordinator:
         return sum(each.link.sent for each in self._peers.present.values() if each.link)
 
 
-def terms(
-    plan: Plan, bound: Bound, mode: Mode, parameters: Mapping[str, Tensor]
-) -> dict[str, Any]:
+def terms(plan: Plan, bound: Bound, mode: Mode, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
     """What worker and coordinator must agree on, as JSON values."""
     return {
         "plan": plan.to_json(),

@@ -13,8 +13,8 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, ProcessGroupGloo, Store
 
 from deniable.errors import CollaborationError
 
@@ -57,12 +57,12 @@ class Link:
         Broken: the other end did not come within `MEET_SECONDS`.
     """
 
-    def __init__(self, store: dist.Store, name: str, end: int, timeout: float) -> None:
+    def __init__(self, store: Store, name: str, end: int, timeout: float) -> None:
         self.sent = self.received = 0
         self._other, self._timeout = 1 - end, timedelta(seconds=timeout)
         try:
-            self._group: Any = dist.ProcessGroupGloo(
-                dist.PrefixStore(name, store), end, 2, timedelta(seconds=MEET_SECONDS)
+            self._group: Any = ProcessGroupGloo(
+                PrefixStore(name, store), end, 2, timedelta(seconds=MEET_SECONDS)
             )
         except (RuntimeError, ValueError) as problem:
             raise Broken(str(problem)) from problem
@@ -105,7 +105,7 @@ class Link:
         self._group = None
 
 
-def reached(store: dist.Store) -> None:
+def reached(store: Store) -> None:
     """Refuses to go on without the store.
 
     Raises:

@@ -7,12 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import Subset
 
 from deniable.errors import PlanError
 from deniable.grouping import Unit
-from deniable.rows import examples_in, tensors_of
 
 Indices = NDArray[np.int64]
 
@@ -106,24 +103,3 @@ class Part(Unit):
     def settings(self) -> dict[str, Any]:
         """Those of the unit: a part changes who is drawn, not what is protected."""
         return self.unit.settings()
-
-
-def part_of(data: Any, members: Indices, units: int) -> Any:
-    """The rows of one part; data that hold nothing else are returned as they are.
-
-    Raises:
-        PlanError: the data are neither the whole nor the part.
-    """
-    found = examples_in(data)
-    if found == len(members):
-        return data
-    if found != units:
-        raise PlanError(
-            f"A worker expects the whole data set of {units} rows, or its own part of "
-            f"{len(members)}; got {found}."
-        )
-    tensors = tensors_of(data)
-    if tensors is None:
-        return Subset(data, members.tolist())
-    mine = tuple(each[members] for each in tensors)
-    return mine[0] if isinstance(data, Tensor) else mine

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from queue import Empty, SimpleQueue
 
-import torch.distributed as dist
+from torch.distributed import Store
 
 from deniable.collaborate.links import COORDINATOR, Broken, Link, Message
 
@@ -27,7 +27,7 @@ class Peer:
         link: once it is made.
     """
 
-    def __init__(self, store: dist.Store, name: str, answers: SimpleQueue[Answer]) -> None:
+    def __init__(self, store: Store, name: str, answers: SimpleQueue[Answer]) -> None:
         self.slot: int | None = None
         self.ready = False
         self.asked: int | None = None
@@ -49,7 +49,7 @@ class Peer:
         """End the thread, once it has nothing left to send."""
         self._said.put(None)
 
-    def _serve(self, store: dist.Store, name: str) -> None:
+    def _serve(self, store: Store, name: str) -> None:
         try:
             self.link = Link(store, name, COORDINATOR, FOREVER_SECONDS)
             self._answers.put((self, self.link.receive()))
@@ -76,10 +76,10 @@ class Peers:
         present: whose links are not known to be broken, by slot.
     """
 
-    def __init__(self, store: dist.Store) -> None:
+    def __init__(self, store: Store) -> None:
         self.present: dict[int, Peer] = {}
         self._answers: SimpleQueue[Answer] = SimpleQueue()
-        self._store, self._over = store.clone(), threading.Event()
+        self._store, self._over = _clone(store), threading.Event()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -103,9 +103,12 @@ class Peers:
                 come = self._store.add("joins", 0)
                 while self._store.add("answered", 0) < come:
                     number = self._store.add("answered", 1)
-                    Peer(self._store.clone(), f"link/{number}", self._answers)
+                    Peer(_clone(self._store), f"link/{number}", self._answers)
         except (RuntimeError, ValueError):
             return  # the store is gone: who is here stays, nobody comes any more
 
 
-__all__ = ["Answer", "Broken", "Peer", "Peers"]
+def _clone(store: Store) -> Store:
+    """A connection of its own: waiting on one keeps everybody else who uses it waiting."""
+    found: Store = store.clone()  # type: ignore[attr-defined]
+    return found

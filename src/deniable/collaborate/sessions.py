@@ -61,6 +61,10 @@ class Merges(PrivateSession):
         """The bound parameters, by name."""
         return self._parameters
 
+    def load_state_dict(self, state: Mapping[str, Any], *, replay: bool = False) -> None:
+        """Go on after a saved state: who took part in the steps since cannot be repeated."""
+        self.go_on(state)
+
     def recognise(self, data: Any) -> None:
         """Refuses other data than the ledger's."""
         self._source.recognise(data)

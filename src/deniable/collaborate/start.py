@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import Store
 from torch.optim import Optimizer
 
 from deniable import checkpoint
 from deniable.bounds import Bound, Clip
 from deniable.collaborate import parts
 from deniable.collaborate.coordinator import Coordinator
-from deniable.collaborate.modes import Central, Local, Mode, Shares
+from deniable.collaborate.modes import Central, Mode, Shares
 from deniable.collaborate.sessions import HandsOver, Merges
 from deniable.collaborate.worker import Worker
 from deniable.errors import AttachError, CollaborationError, PlanError
@@ -42,7 +43,7 @@ class Place:
 
     rank: int
     world_size: int
-    store: dist.Store
+    store: Store
 
     @classmethod
     def from_environment(cls) -> Place:
@@ -262,17 +263,19 @@ def worker_session(
         given: further arguments of `PrivateSession`.
     """
     part = parts.Part(unit, parts.members(sizes, worker), plan.examples)
+    about = given["about"]["collaboration"] | {"part": {"worker": worker, "units": sizes[worker]}}
+    given = given | {"about": {"collaboration": about}}
     if isinstance(mode, Central):
         return HandsOver(
             model, optimizer, plan, **given, unit=part, budget=plan.epsilon, ledger=None
         )
-    own = local_plan(plan, mode, sizes, worker)
+    own = local_plan(plan, mode, len(sizes))
     session = PrivateSession(
         model,
         optimizer,
         own,
         **given,
-        unit=unit if isinstance(mode, Local) else part,
+        unit=part,
         budget=own.epsilon,
         ledger=None if folder is None else folder / "ledger.sqlite",
     )
@@ -280,35 +283,17 @@ def worker_session(
     return session
 
 
-def local_plan(plan: Plan, mode: Mode, sizes: Sequence[int], worker: int) -> Plan:
-    """What one worker releases by itself, of the plan for everybody.
+def local_plan(plan: Plan, mode: Mode, workers: int) -> Plan:
+    """What one worker that adds noise releases by itself, of the plan for everybody.
 
-    In `Local`, its own part at its own rate, which is that of the whole as nearly as a whole
-    number of units allows; in `Shares`, its part at the rate of the whole, under one share of the
-    noise.
-
-    Raises:
-        PlanError: the part is empty.
+    Its part at the rate of the whole: under all of the noise in `Local`, one share in `Shares`.
     """
-    if isinstance(mode, Local):
-        if not sizes[worker]:
-            raise PlanError(f"The part of worker {worker} is empty: there is nothing to release.")
-        batch_size = max(1, round(plan.batch_size * sizes[worker] / plan.examples))
-        return Plan(
-            sizes[worker],
-            batch_size,
-            steps=plan.steps,
-            noise_multiplier=plan.noise_multiplier,
-            delta=plan.delta,
-            neighbouring=plan.neighbouring,
-            accountant=plan.accountant,
-        )
-    assert isinstance(mode, Shares)
+    share = mode.share(workers) if isinstance(mode, Shares) else 1.0
     return Plan(
         plan.examples,
         plan.batch_size,
         steps=plan.steps,
-        noise_multiplier=plan.noise_multiplier * mode.share(len(sizes)),
+        noise_multiplier=plan.noise_multiplier * share,
         delta=plan.delta,
         neighbouring=plan.neighbouring,
         accountant=plan.accountant,
@@ -354,19 +339,10 @@ def check(
             "Microbatches mix examples of one batch, which are spread over workers here. Use "
             "another unit, or rows= to bound memory."
         )
-    if isinstance(mode, Local) and not isinstance(unit, Example) and sizes is None:
-        raise AttachError(
-            f"{type(unit).__name__} counts the rows of a worker's own part: give sizes=, and each "
-            "worker its own rows and unit."
+    if sizes is not None and (
+        len(sizes) != workers or sum(sizes) != plan.examples or min(sizes) < 0
+    ):
+        raise PlanError(
+            f"sizes must name the units of each of {workers} workers, {plan.examples} in all; got "
+            f"{list(sizes)!r}."
         )
-    if sizes is not None:
-        if len(sizes) != workers or sum(sizes) != plan.examples or min(sizes) < 0:
-            raise PlanError(
-                f"sizes must name the units of each of {workers} workers, {plan.examples} in all; "
-                f"got {list(sizes)!r}."
-            )
-        if isinstance(mode, Local) and min(sizes) == 0:
-            raise PlanError("In Local, every worker needs a part of its own: a size is 0.")
-
-
-

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import Store
 
 from deniable import words
 from deniable.bounds import Bound
@@ -53,7 +54,7 @@ class Worker:
         bound: Bound,
         mode: Mode,
         worker: int,
-        store: dist.Store,
+        store: Store,
         make: MakeSession,
         *,
         speed: float,
@@ -130,7 +131,7 @@ class Worker:
         drawn: Iterator[Any] | None = None
         while self._download():
             if drawn is None:
-                drawn = self.session.batches(self._mine(data), rows=rows)
+                drawn = self.session.batches(data, rows=rows)
             made = self.rounds_done
             for batch in drawn:
                 yield batch
@@ -139,6 +140,10 @@ class Worker:
             else:
                 self._bye()
                 return
+
+    def backward(self, losses: Tensor) -> None:
+        """Backward for a vector of one loss per row, as in `PrivateSession.backward`."""
+        self.session.backward(losses)
 
     def detach(self) -> None:
         """Give model and optimizer back, and leave the training."""
@@ -237,11 +242,6 @@ class Worker:
         if self._session is not None and not isinstance(self._session, HandsOver):
             self._session.prepare()
 
-    def _mine(self, data: Any) -> Any:
-        if not isinstance(self.mode, Local):
-            return data
-        return parts.part_of(data, self.members, self.plan.examples)
-
     # -- coming and going -----------------------------------------------------------------------
 
     def _join(self, since: float) -> None:
@@ -279,10 +279,8 @@ class Worker:
         says: dict[str, Any] = {"kind": "bye", "worker": self.worker, "claim": None}
         if not isinstance(self._session, HandsOver):
             says["claim"] = self._session.claim().to_json()
-        try:
+        with suppress(Broken):
             self._link.send(Message(says))
-        except Broken:
-            pass
         self._drop()
 
     def _drop(self) -> None:
@@ -298,4 +296,3 @@ class Worker:
                 "The meeting point of the training cannot be reached any more: the process that "
                 "started it has ended."
             ) from problem
-
