@@ -309,6 +309,17 @@ class Source:
 
         return DrawnBatches(self._drawing, self.unit, rows, left, begin, self._share)
 
+    def begin_at(self, step: int, generator: np.random.Generator) -> None:
+        """Go on before a step of the plan with another stream that decides who joins."""
+        self._drawing = Drawing(self.plan, generator)
+        self.sampling = self._drawing.sampling
+        self.state = self._drawing.state() | {"step": step}
+
+    def restart(self, state: dict[str, Any]) -> None:
+        """After a batch, begin with the plan's first step again: who steps is counted elsewhere."""
+        self.state = state | {"step": 0}
+        self._drawing.step = 0
+
     def check(self, loader: Any) -> None:
         """Refuses a loader whose batches come about otherwise than the plan says.
 

@@ -86,6 +86,18 @@ def numpy_generator(key: bytes) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64DXSM(entropy))
 
 
+def derived_seed(seed: int | None, *labels: str | int) -> int | None:
+    """A seed for one of several that must not draw alike; None where there is none.
+
+    >>> derived_seed(7, "worker", 1) == derived_seed(7, "worker", 2)
+    False
+    """
+    if seed is None:
+        return None
+    secret = _secret_from(seed)
+    return int.from_bytes(hmac.digest(secret, "/".join(map(str, labels)).encode(), "sha256"))
+
+
 def _secret_from(seed: int) -> bytes:
     try:
         number = operator.index(seed)

@@ -27,6 +27,7 @@ from deniable.errors import AttachError, BudgetError, CheckpointError, LedgerErr
 from deniable.events import (
     ComposedEvent,
     GaussianEvent,
+    PoissonSampledEvent,
     from_json,
     neighbouring_of,
     notes,
@@ -37,9 +38,10 @@ from deniable.events import (
 from deniable.gradients import Capture, Groups, exactly
 from deniable.grouping import Example, Unit
 from deniable.ledger import Ledger
+from deniable.ledger.book import BLOCK
 from deniable.noise import Gaussian, noise_generator
 from deniable.plan import Plan
-from deniable.randomness import Streams, numpy_generator
+from deniable.randomness import Streams, derived_seed, numpy_generator
 from deniable.ranks import Ranks
 from deniable.sampling import OwnLoader
 from deniable.scaling import LossScale
@@ -149,7 +151,9 @@ class PrivateSession:
         budget: float,
         seed: int | None,
         secure: bool,
-        process_group: dist.ProcessGroup | None,
+        block: int = BLOCK,
+        about: Mapping[str, Any] | None = None,
+        process_group: dist.ProcessGroup | None = None,
     ) -> None:
         self.plan, self.steps, self.budget = plan, 0, budget
         room = _room(plan, budget)
@@ -164,7 +168,7 @@ class PrivateSession:
         self._check_alike(seed)
         self._shards = Shards(model, self._parameters, ranks)
         self.run_id = ranks.first_says((run_id or uuid.uuid4().hex[:12]).encode()).decode()
-        streams = Streams(seed)
+        streams, self._seed = Streams(seed), seed
         self._source = Source(
             plan,
             unit,
@@ -186,9 +190,11 @@ class PrivateSession:
                     "bound": self.bound_settings,
                     "unit": unit.settings(),
                     "noise": {"secure": secure, "seeded": seed is not None},
+                    **(about or {}),
                 },
                 neighbouring=plan.neighbouring,
                 unit=unit.protects,
+                block=block,
             )
         )
         self._meter = Meter(plan.event, plan.delta, plan.accountant, plan.epsilon)
@@ -433,8 +439,13 @@ class PrivateSession:
         The noise multiplier times the sensitivity, over the public number that sums are divided by.
         """
         phase = self.plan.at(min(self.steps, self.plan.steps - 1))
-        denominator = self._unit.denominator(phase.batch_size)
-        return phase.noise_multiplier * self.sensitivity.value / denominator
+        return phase.noise_multiplier * self.sensitivity.value / self.denominator
+
+    @property
+    def denominator(self) -> int:
+        """The public number that the next sum is divided by."""
+        phase = self.plan.at(min(self.steps, self.plan.steps - 1))
+        return self._unit.denominator(phase.batch_size)
 
     def explain(self) -> str:
         """How the norms of each kind of use are computed, and what each way took when tried.
@@ -480,6 +491,25 @@ class PrivateSession:
         finally:
             if mine == self._pass:
                 self._discard()
+
+    # -- steps ahead and behind ----------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the record of the next step durable now, so that its release need not wait for it.
+
+        For batches that are drawn independently of each other (Poisson). A step that is prepared
+        and never released stays recorded until the run is settled.
+        """
+        if self.steps < self.ends_at:
+            phase = self.plan.at(self.steps)
+            self._run.prepare(self.next_event, alike=phase.stop - self.steps)
+
+    @property
+    def next_event(self) -> PoissonSampledEvent:
+        """What the next step of a plan with Poisson sampling releases."""
+        [(event, _)] = singles(self.plan.part(self.steps, self.steps + 1))
+        assert isinstance(event, PoissonSampledEvent), "only Poisson batches are known beforehand"
+        return event
 
     # -- one release ---------------------------------------------------------------------------
 
@@ -555,13 +585,9 @@ class PrivateSession:
         except BudgetError:
             self._releasing = False  # nothing of it was recorded
             raise
-        released = unsampled(piece.event)
-        assert isinstance(released, GaussianEvent)
         denominator = self._unit.denominator(piece.batch_size)
-        # What was recorded is what is added.
         bounded = BoundedSum(self._sums, self._of_protected(self._moved_by))
-        noise = Gaussian.of(released)
-        noisy = self._shards.release(bounded, lambda sums: noise.add(sums, self._generator))
+        noisy = self._add_noise(piece, bounded)
         aside = {name: noisy[name] for name in noisy.keys() - self._parameters.keys()}
         for group in self._optimizer.param_groups:
             if "noise_deviation" in group:
@@ -573,6 +599,13 @@ class PrivateSession:
         self._scales.clear()
         self.steps += 1
         self._releasing = False
+
+    def _add_noise(self, piece: Piece, bounded: BoundedSum) -> dict[str, Tensor]:
+        """What was recorded is what is added."""
+        released = unsampled(piece.event)
+        assert isinstance(released, GaussianEvent)
+        noise = Gaussian.of(released)
+        return self._shards.release(bounded, lambda sums: noise.add(sums, self._generator))
 
     def _pass_over(self) -> None:
         """The loop asks for the next batch: the last one must be dealt with."""
@@ -637,23 +670,7 @@ class PrivateSession:
             CheckpointError: the state is of another run or plan, or the ledger counts steps after
                 it and `replay` does not promise to repeat them.
         """
-        for name, mine in (
-            ("version", STATE_VERSION),
-            ("plan", self.plan.to_json()),
-            ("bound", self._bound.settings()),
-            ("unit", self._unit.settings()),
-            ("secure", self.secure),
-        ):
-            if state.get(name) != mine:
-                raise CheckpointError(
-                    f"The saved state has {name} = {state.get(name)!r}, this session {mine!r}. "
-                    "Attach with the settings of the saved run."
-                )
-        if state["run_id"] != self.run_id:
-            raise CheckpointError(
-                f"The saved state is of run {state['run_id']!r}, this session of {self.run_id!r}. "
-                f"Attach with run_id={state['run_id']!r} and the ledger of that run."
-            )
+        self._check_state(state)
         stated = self._run.position
         if stated > state["steps"] and self.plan.sampling == OwnLoader.name:
             raise CheckpointError(
@@ -681,6 +698,60 @@ class PrivateSession:
         self._source.state, self._source.data = state["sampler"], state["data"]
         self.steps = state["steps"]
         self.seeded = self.seeded or state["seeded"]
+
+    def go_on(self, state: Mapping[str, Any] | None = None) -> None:
+        """Continue after every step that the ledger counts, with fresh randomness.
+
+        For a process that cannot repeat its steps since a saved state bit for bit: they stay spent,
+        and no noise or batch of theirs is drawn again. With a seed, what is drawn follows from the
+        seed and this opening of the run.
+
+        Args:
+            state: what `state_dict` returned, of which only the bound's is taken up; None where a
+                run that saves nothing goes on. Model and optimizer are restored by you.
+
+        Raises:
+            CheckpointError: the state is of another run or plan, or of more steps than the ledger
+                counts.
+        """
+        if state is not None:
+            self._check_state(state)
+            if state["steps"] > self._run.position:
+                raise CheckpointError(
+                    f"The saved state has {state['steps']} steps, the ledger counts "
+                    f"{self._run.position}: it is not the ledger that the run was recorded in. "
+                    "Use the one that lies beside the checkpoint."
+                )
+            self._bound.restore(state["bound_state"])
+            self._source.data = state["data"]
+            self.seeded = self.seeded or state["seeded"]
+        self._discard()
+        self.steps, self._ends_at = self._run.position, None
+        streams = Streams(derived_seed(self._seed, "opening", self._run.opening))
+        key = streams.key("noise", self._ranks.rank)
+        self._generator = noise_generator(key, self._device, self.secure)
+        drawn_by = numpy_generator(self._ranks.first_says(streams.key("sampling")))
+        self._source.begin_at(self.steps, drawn_by)
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuse a state of other settings, or of another run."""
+        for name, mine in (
+            ("version", STATE_VERSION),
+            ("plan", self.plan.to_json()),
+            ("bound", self._bound.settings()),
+            ("unit", self._unit.settings()),
+            ("secure", self.secure),
+        ):
+            if state.get(name) != mine:
+                raise CheckpointError(
+                    f"The saved state has {name} = {state.get(name)!r}, this session {mine!r}. "
+                    "Attach with the settings of the saved run."
+                )
+        if state["run_id"] != self.run_id:
+            raise CheckpointError(
+                f"The saved state is of run {state['run_id']!r}, this session of {self.run_id!r}. "
+                f"Attach with run_id={state['run_id']!r} and the ledger of that run."
+            )
 
 
 def _room(plan: Plan, budget: float) -> int:

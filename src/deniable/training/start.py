@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import uuid
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from deniable import checkpoint
 from deniable.bounds import AdaptiveClip, AutomaticClip, Bound, Chain, Clip, PerLayerClip, Tanh
-from deniable.data import Dataset, Progress, load
+from deniable.data import Arrays, Dataset, Progress, load
 from deniable.errors import CheckpointError, DataError, LedgerError, SettingsError
 from deniable.ledger import Ledger
 from deniable.models import build, optimizer_for
@@ -22,7 +23,7 @@ from deniable.randomness import Streams
 from deniable.rows import fingerprint
 from deniable.runfolder import RunFolder
 from deniable.sampling import OwnLoader
-from deniable.session import attach
+from deniable.session import PrivateSession, attach
 from deniable.settings import Settings
 from deniable.training.run import Run
 
@@ -30,6 +31,9 @@ NOT_PRIVATE = (
     "train_loss, mean_norm, clip_fraction and rows are taken from the training data without noise: "
     "epsilon does not cover them. Keep them as private as the data."
 )
+
+MakeSession = Callable[..., PrivateSession]
+"""`attach`, or what takes the same arguments."""
 
 
 def begin(
@@ -39,6 +43,7 @@ def begin(
     *,
     ledger: Path | None = None,
     overwrite: bool = False,
+    session: MakeSession = attach,
 ) -> Run:
     """Load the data, solve the plan and make the run's folder; nothing is released yet.
 
@@ -49,6 +54,7 @@ def begin(
         ledger: the data set's ledger, which other runs share; made where absent. One in the run's
             folder, for this run alone, if not given.
         overwrite: replace a run that is there, once everything else has been found in order.
+        session: what makes the session that the run follows.
 
     Raises:
         BudgetError: the plan does not fit the ledger's budget, or the ledger is closed.
@@ -60,7 +66,7 @@ def begin(
             "This loop draws its batches itself; sampling='own-loader' is for loops of your own. "
             "Choose poisson, truncated-poisson, fixed-size or shuffled."
         )
-    data = _load(settings, progress)
+    data = load_data(settings, progress)
     plan = Plan(
         examples=len(data.train.inputs),
         batch_size=settings.batch_size,
@@ -72,7 +78,7 @@ def begin(
         noise_multiplier=settings.noise_multiplier,
         delta=settings.delta,
     )
-    device = _device(settings)
+    device = device_for(settings)
     record: dict[str, Any] = {
         "run_id": uuid.uuid4().hex,
         "ledger": None if ledger is None else str(ledger.resolve()),
@@ -88,7 +94,7 @@ def begin(
         "history": [],
         "results": None,
     }
-    model, optimizer = _model_and_optimizer(settings, data, device)
+    model, optimizer = model_and_optimizer(settings, data, device)
     record["model"] = {
         "name": settings.model,
         "parameters": sum(each.numel() for each in model.parameters()),
@@ -97,10 +103,10 @@ def begin(
     if ledger is not None and ledger.exists():
         _check_ledger(ledger, plan, data)
     folder.create(overwrite=overwrite)
-    return _attached(folder, settings, record, plan, data, model, optimizer)
+    return _attached(folder, settings, record, plan, data, model, optimizer, session)
 
 
-def resume(path: Path, progress: Progress | None = None) -> Run:
+def resume(path: Path, progress: Progress | None = None, session: MakeSession = attach) -> Run:
     """Take a run up where its last checkpoint left it; it ends as if never stopped, bit for bit.
 
     Steps after the checkpoint that a killed run may have released are repeated with the same noise
@@ -109,6 +115,7 @@ def resume(path: Path, progress: Progress | None = None) -> Run:
     Args:
         path: the folder of an interrupted or killed run.
         progress: told about downloads.
+        session: what makes the session that the run follows.
 
     Raises:
         SettingsError: there is no run in the folder.
@@ -122,9 +129,9 @@ def resume(path: Path, progress: Progress | None = None) -> Run:
     if record.get("status") == "complete":
         raise CheckpointError(f"The run in {path} is complete: there is nothing left to resume.")
     settings = Settings.from_json(record["settings"])
-    device = _device(settings)
+    device = device_for(settings)
     _check_environment(record, device)
-    data = _load(settings, progress)
+    data = load_data(settings, progress)
     if data.fingerprint != record["data"]["fingerprint"]:
         raise DataError(
             f"The run in {path} was trained on {record['data']['name']} data with the fingerprint "
@@ -146,8 +153,8 @@ def resume(path: Path, progress: Progress | None = None) -> Run:
             f"The checkpoint of {path} is gone, and its ledger states releases. Start a new run in "
             "another folder; what this one released stays spent."
         )
-    model, optimizer = _model_and_optimizer(settings, data, device)
-    run = _attached(folder, settings, record, plan, data, model, optimizer)
+    model, optimizer = model_and_optimizer(settings, data, device)
+    run = _attached(folder, settings, record, plan, data, model, optimizer, session)
     if saved is not None:
         run.restore(saved)
     return run
@@ -170,9 +177,10 @@ def bound_for(settings: Settings) -> Bound:
     return Clip(settings.clip)
 
 
-def _model_and_optimizer(
+def model_and_optimizer(
     settings: Settings, data: Dataset, device: torch.device
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """What the settings train, on its device, once it was tried on two examples."""
     shape, streams = data.train.inputs.shape[1:], Streams(settings.seed)
     model = build(settings.model, shape, data.classes, streams).to(device)
     _check_fit(model, settings.model, data, device)
@@ -206,9 +214,10 @@ def _attached(
     data: Dataset,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    session: MakeSession,
 ) -> Run:
     """The run at step 0; only a model that could be made private leaves a run.json."""
-    private = attach(
+    private = session(
         model,
         optimizer,
         plan,
@@ -221,21 +230,25 @@ def _attached(
     record["status"] = "running"
     record["bound"] = private.bound_settings
     folder.write(record)
-    device = _device(settings)
-    train, test = (
-        (torch.from_numpy(each.inputs).to(device), torch.from_numpy(each.targets).to(device))
-        for each in (data.train, data.test)
-    )
-    randomness = _seeded_randomness(settings.seed, device)
+    device = device_for(settings)
+    train, test = (tensors(each, device) for each in (data.train, data.test))
+    randomness = seeded_randomness(settings.seed, device)
     return Run(folder, settings, record, model, optimizer, private, train, test, randomness)
 
 
-def _load(settings: Settings, progress: Progress | None) -> Dataset:
+def tensors(part: Arrays, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Inputs and targets on a device."""
+    return torch.from_numpy(part.inputs).to(device), torch.from_numpy(part.targets).to(device)
+
+
+def load_data(settings: Settings, progress: Progress | None = None) -> Dataset:
+    """The data set that the settings name."""
     folder = None if settings.data_dir is None else Path(settings.data_dir)
     return load(settings.data, folder, progress=progress)
 
 
-def _device(settings: Settings) -> torch.device:
+def device_for(settings: Settings) -> torch.device:
+    """Where the settings compute."""
     if settings.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -286,7 +299,7 @@ def _check_ledger(path: Path, plan: Plan, data: Dataset) -> None:
         )
 
 
-def _seeded_randomness(seed: int | None, device: torch.device) -> list[Tensor]:
+def seeded_randomness(seed: int | None, device: torch.device) -> list[Tensor]:
     """Generator states for what a model draws while it trains, such as dropout."""
     number = int.from_bytes(Streams(seed).key("initialisation")[8:16])
     kinds = ["cpu", *(["cuda"] if device.type == "cuda" else [])]
