@@ -118,7 +118,7 @@ def attach(
         plan.epsilon if budget is None else budget,
         seed,
         secure,
-        process_group,
+        process_group=process_group,
     )
 
 
