@@ -13,7 +13,7 @@ from deniable.papers.results import Results
 from deniable.plan import Plan
 from deniable.words import percent, rounded_up
 
-LOT, LONG, SHORT = 600, 400, 100
+LOT, LONG, SHORT = 600, 150, 60
 # Of the article that the experiments follow (Abadi et al., 2016, section 5.2); never tuned here.
 RATE = ((0.0, 0.1), (10.0, 0.052))
 COMPONENTS = {0.5: 16.0, 2.0: 7.0, 8.0: 4.0}  # the noise of the components, by epsilon
@@ -124,7 +124,7 @@ def _sigmas(sigmas: tuple[float, ...]) -> dict[str, Training]:
 FIGURE_4 = Experiment(
     name="figure-4",
     title="Figure 4: accuracy against the noise scale, at epsilon 2",
-    settings=ABOUT + "Training ends when epsilon 2 is spent, and after 100 epochs at the latest.",
+    settings=ABOUT + "Training ends when epsilon 2 is spent, and after 60 epochs at the latest.",
     points=_sigmas(SIGMAS),
     quick={
         name: _small(each)
@@ -192,7 +192,7 @@ def _grows(results: Results) -> Verdict:
         all(later >= earlier - 0.005 for earlier, later in zip(rising, rising[1:], strict=False)),
         f"at delta 1e-5: {said}",
         "Rising: no step down of more than half a point. One training, read where its epsilon is "
-        "spent; past 400 epochs it was not continued.",
+        "spent; past 150 epochs it was not continued.",
     )
 
 
@@ -230,7 +230,7 @@ def _figure_5(results: Results, path: Path) -> None:
 FIGURE_5 = Experiment(
     name="figure-5",
     title="Figure 5: accuracy against epsilon and delta, at noise scale 4",
-    settings=ABOUT + "One training of 400 epochs; its accuracy is read where epsilon is spent.",
+    settings=ABOUT + "One training of 150 epochs; its accuracy is read where epsilon is spent.",
     points={"sigma=4": _point(4.0, 10.0, LONG, components=16.0)},
     quick={"sigma=4": _small(_point(4.0, 10.0, LONG, components=16.0), 40.0)},
     claims=(
@@ -319,7 +319,7 @@ FIGURE_6 = Experiment(
     name="figure-6",
     title="Figure 6: accuracy at pairs of noise and epsilon",
     settings=(
-        ABOUT + "Training ends when the pair's epsilon is spent, and after 400 epochs at the "
+        ABOUT + "Training ends when the pair's epsilon is spent, and after 150 epochs at the "
         "latest. The paper's text has epsilon 0.5 go with sigma 8 (as Abadi et al. do), and then "
         "states the accuracy at (8, 2): both were run."
     ),
