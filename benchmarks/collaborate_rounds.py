@@ -6,15 +6,16 @@
 The coordinator asks, every worker computes on its rows and uploads, the coordinator merges and
 steps. So for `n` workers, a batch of `B`, `P` parameters and the share `u` of them that is sent,
 
-    T = t0 + a R P + p P + w n + y n (down + up) + s P [u < 1] + n (down + up) / W + k L
+    T = t0 + a R P + p P + w n + y (down + up) + s P [u < 1] + c [crowded] + (down + up) / W + k L
 
 where `R` is the expected largest number of rows that any of `n` workers draws (Poisson, `B / n`
-each); `down = 4 P` bytes and `up` as measured; `W` the bandwidth and `L` the latency one way of the
-coordinator's link, through which everything goes. `a` is a worker's time for a row and parameter,
-`p` what a parameter costs beside it (clipped sums, noise, the step), `w` what a worker costs the
-coordinator, `y` what a byte costs where the network itself is free, `s` the choice of coordinates.
-Coefficients are least squares of relative errors, none below 0; `k` is fitted on the settings with
-a slow network alone.
+each); `down` and `up` are the bytes of all workers; `W` is the bandwidth and `L` the latency one way
+of the coordinator's link, through which everything goes. `a` is a worker's time for a row and
+parameter, `p` what a parameter costs beside it (clipped sums, noise, the step), `w` what a worker
+costs the coordinator, `y` what a byte costs where the network itself is free, `s` the choice of
+coordinates, and `c` what it costs that more processes compute than there are cores. Coefficients
+are least squares of relative errors, none below 0; `k` is fitted on the settings with a slow network
+alone.
 
 More workers than cores cannot compute at the same time here: such settings have few rows, and each
 worker sleeps for a known time a row instead.
@@ -44,11 +45,14 @@ from benchmarks import machine, results
 from benchmarks.lossy import LossyNetwork
 from benchmarks.processes import Training
 from deniable.collaborate import Central, Local, Place
+from deniable.papers.charts import Line, Panel, draw
 
 OUT = Path(__file__).parent / "results" / "collaborate_rounds.json"
+FIGURE = Path(__file__).parent.parent / "docs" / "rounds.png"
 EXAMPLES, FEATURES, CLASSES = 4_000, 60, 10
 FIRST = 6
-PREDICTED = (1, 2, 8, 64, 512)
+CORES, MANY_CORES = len(os.sched_getaffinity(0)), 1 << 20
+PREDICTED = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 # name: workers, batch, hidden, upload, seconds of sleep a row, bandwidth in bytes/s, latency in s
 Setting = tuple[int, int, int, float, float, float | None, float]
@@ -147,7 +151,7 @@ def measured(name: str, setting: Setting, rounds: int) -> dict[str, Any]:
         training.end()
     return {
         "name": name, "workers": workers, "batch_size": batch, "upload": upload, "sleep": sleep,
-        "parameters": FEATURES * hidden + hidden + hidden * CLASSES + CLASSES,
+        "cores": CORES, "parameters": FEATURES * hidden + hidden + hidden * CLASSES + CLASSES,
         "bandwidth": bandwidth, "latency": latency, "rounds": rounds,
         "seconds": seconds, "bytes_up": up, "bytes_down": down, "fitted": name in FITTED,
         **machine.moment(),
@@ -161,7 +165,7 @@ def most_rows(batch: float, workers: int) -> float:
     return float((1 - stats.poisson.cdf(upto, mean) ** workers).sum())
 
 
-TERMS = ("t0", "a", "p", "w", "y", "s")
+TERMS = ("t0", "a", "p", "w", "y", "s", "c")
 
 
 def _terms(row: dict[str, Any]) -> list[float]:
@@ -169,7 +173,8 @@ def _terms(row: dict[str, Any]) -> list[float]:
     n, p = row["workers"], row["parameters"]
     rows = most_rows(row["batch_size"], n)
     moved = row["bytes_up"] + row["bytes_down"]
-    return [1.0, rows * p, p, n, moved, p * (row["upload"] < 1)]
+    crowded = not row["sleep"] and row.get("cores", CORES) < n + 1
+    return [1.0, rows * p, p, n, moved, p * (row["upload"] < 1), float(crowded)]
 
 
 def _known(row: dict[str, Any]) -> float:
@@ -208,7 +213,7 @@ def predictions(coefficients: dict[str, float]) -> list[dict[str, Any]]:
     """Rounds of many workers, and which part of a round is the largest."""
     found = []
     for label, hidden, bandwidth, latency, upload in (
-        ("one machine's loopback", 1000, None, 0.0, 1.0),
+        ("no network, cores for all", 1000, None, 0.0, 1.0),
         ("1 GB/s, 0.1 ms", 1000, 1e9, 1e-4, 1.0),
         ("100 MB/s, 1 ms", 1000, 1e8, 1e-3, 1.0),
         ("10 MB/s, 20 ms", 1000, 1e7, 2e-2, 1.0),
@@ -217,7 +222,7 @@ def predictions(coefficients: dict[str, float]) -> list[dict[str, Any]]:
         p = FEATURES * hidden + hidden + hidden * CLASSES + CLASSES
         for workers in PREDICTED:
             row = {
-                "workers": workers, "batch_size": 8192, "parameters": p, "sleep": 0.0,
+                "workers": workers, "cores": MANY_CORES, "batch_size": 8192, "parameters": p, "sleep": 0.0,
                 "upload": upload, "bandwidth": bandwidth, "latency": latency,
                 "bytes_up": workers * 4.0 * p * (1.0 if upload == 1 else 1.15 * upload),
                 "bytes_down": workers * 4.0 * p,
@@ -241,6 +246,24 @@ def predictions(coefficients: dict[str, float]) -> list[dict[str, Any]]:
             )  # fmt: skip
     alone = {each["network"]: each["seconds"] for each in found if each["workers"] == 1}
     return [each | {"speedup": alone[each["network"]] / each["seconds"]} for each in found]
+
+
+def figure(found: list[dict[str, Any]], path: Path) -> None:
+    """How much faster many workers are, by network."""
+    networks = dict.fromkeys(each["network"] for each in found)
+    lines = [
+        Line(
+            network,
+            [(each["workers"], each["speedup"]) for each in found if each["network"] == network],
+        )
+        for network in networks
+    ]
+    panel = Panel(
+        "workers", "speed, in times one worker's", lines,
+        "Predicted: 71,010 parameters, batch 8,192", logarithmic="xy", percent=False,
+        x_at=PREDICTED,
+    )  # fmt: skip
+    draw(path, panel)
 
 
 def main(
@@ -269,6 +292,8 @@ def main(
         found["held_out"] = {"median": statistics.median(errors), "largest": max(errors)}
     found["predictions"] = predictions(found["coefficients"])
     results.save(out, found)
+    if out == OUT:
+        figure(found["predictions"], FIGURE)
     for row in found["rows"]:
         kind = "fitted" if row["fitted"] else "held out"
         say(

@@ -72,7 +72,9 @@ def in_parts(model: nn.Module, kind: str) -> nn.Module:
         return DistributedDataParallel(model)
     if kind in ("fsdp", "hybrid"):
         size = dist.get_world_size()
-        shape, names = ((2, size // 2), ("replica", "shard")) if kind == "hybrid" else ((size,), None)
+        shape, names = (
+            ((2, size // 2), ("replica", "shard")) if kind == "hybrid" else ((size,), None)
+        )
         mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
         for block in getattr(model, "blocks", ()):
             fully_shard(block, mesh=mesh)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 
 from deniable.events import GaussianEvent
@@ -189,7 +190,7 @@ def _grows(results: Results) -> Verdict:
     )
     rising = [found for found in strict.values() if found is not None]
     return Verdict(
-        all(later >= earlier - 0.005 for earlier, later in zip(rising, rising[1:], strict=False)),
+        all(later >= earlier - 0.005 for earlier, later in pairwise(rising)),
         f"at delta 1e-5: {said}",
         "Rising: no step down of more than half a point. One training, read where its epsilon is "
         "spent; past 100 epochs it was not continued.",
@@ -383,8 +384,10 @@ def _faster(results: Results) -> Verdict:
     return Verdict(
         best >= 1.2,
         f"times as fast as one worker: {said}",
-        "The paper compares four GPUs with a CPU and finds 23.5%; here two workers of one thread "
-        "are compared with one, each beside a coordinator.",
+        "The paper compares four GPUs with a CPU and finds 23.5%. Here two workers of one thread "
+        "are compared with one, each beside a coordinator, on two cores. This network computes for "
+        "a few milliseconds a round, and a second worker costs the coordinator about as much: "
+        "[rounds.md](../rounds.md) says when it pays.",
     )
 
 
@@ -396,9 +399,8 @@ def _best_at_128(results: Results) -> Verdict:
         f"largest at {best} ({found[best]:.2f})",
         ""
         if best == 128
-        else "Work grows with the batch and what a round costs beside it does not, so that the "
-        "gain grows with the batch: a maximum in between must come from something that the paper "
-        "does not describe.",
+        else "Work grows with the batch, and what a round costs beside it does not: so does the "
+        "gain. A maximum in between must come from something that the paper does not describe.",
     )
 
 
@@ -446,9 +448,7 @@ FIGURE_7 = Experiment(
     ),
     points={_timed_name(size, n): _timed(size, n) for size in SIZES for n in (1, 2)},
     quick={
-        _timed_name(size, n): _timed(size, n).but(
-            data="digits", hidden=100, components=0, steps=20
-        )
+        _timed_name(size, n): _timed(size, n).but(data="digits", hidden=100, components=0, steps=20)
         for size in (64, 256)
         for n in (1, 2)
     },
@@ -473,9 +473,7 @@ def _uploading(share: float, carry: bool = False) -> Together:
 
 def _shares(shares: tuple[float, ...]) -> dict[str, Together]:
     return {f"upload={share:g}": _uploading(share) for share in shares} | {
-        f"upload={share:g}, carried": _uploading(share, carry=True)
-        for share in shares
-        if share < 1
+        f"upload={share:g}, carried": _uploading(share, carry=True) for share in shares if share < 1
     }
 
 
@@ -574,7 +572,7 @@ XIA = Paper(
     about=(
         "Epsilon is what the ledger comes to, under add-or-remove and with privacy loss "
         "distributions. How workers train together, and which guarantee each mode gives, is in "
-        "[collaborate.md](../collaborate.md)."
+        "[collaborate.md](../collaborate.md); how long a round takes, in [rounds.md](../rounds.md)."
     ),
     experiments=(FIGURE_4, FIGURE_5, FIGURE_6, FIGURE_7, UPLOAD),
 )
