@@ -9,13 +9,13 @@ steps. So for `n` workers, a batch of `B`, `P` parameters and the share `u` of t
     T = t0 + a R P + p P + w n + y (down + up) + s P [u < 1] + c [crowded] + (down + up) / W + k L
 
 where `R` is the expected largest number of rows that any of `n` workers draws (Poisson, `B / n`
-each); `down` and `up` are the bytes of all workers; `W` is the bandwidth and `L` the latency one way
-of the coordinator's link, through which everything goes. `a` is a worker's time for a row and
+each); `down` and `up` are the bytes of all workers; `W` is the bandwidth and `L` the latency one
+way of the coordinator's link, through which everything goes. `a` is a worker's time for a row and
 parameter, `p` what a parameter costs beside it (clipped sums, noise, the step), `w` what a worker
 costs the coordinator, `y` what a byte costs where the network itself is free, `s` the choice of
 coordinates, and `c` what it costs that more processes compute than there are cores. Coefficients
-are least squares of relative errors, none below 0; `k` is fitted on the settings with a slow network
-alone.
+are least squares of relative errors, none below 0; `k` is fitted on the settings with a slow
+network alone.
 
 More workers than cores cannot compute at the same time here: such settings have few rows, and each
 worker sleeps for a known time a row instead.
@@ -222,7 +222,8 @@ def predictions(coefficients: dict[str, float]) -> list[dict[str, Any]]:
         p = FEATURES * hidden + hidden + hidden * CLASSES + CLASSES
         for workers in PREDICTED:
             row = {
-                "workers": workers, "cores": MANY_CORES, "batch_size": 8192, "parameters": p, "sleep": 0.0,
+                "workers": workers, "cores": MANY_CORES, "batch_size": 8192,
+                "parameters": p, "sleep": 0.0,
                 "upload": upload, "bandwidth": bandwidth, "latency": latency,
                 "bytes_up": workers * 4.0 * p * (1.0 if upload == 1 else 1.15 * upload),
                 "bytes_down": workers * 4.0 * p,

@@ -428,7 +428,7 @@ def _figure_7(results: Results, path: Path) -> None:
                 )
                 for workers in (1, 2)
             ],
-            results.data, logarithmic="xy", percent=False, x_at=tuple(found),
+            results.data, logarithmic="x", percent=False, x_at=tuple(found),
         ),
     ]  # fmt: skip
     draw(path, *panels)
