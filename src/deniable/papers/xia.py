@@ -322,8 +322,8 @@ FIGURE_6 = Experiment(
     title="Figure 6: accuracy at pairs of noise and epsilon",
     settings=(
         ABOUT + "Training ends when the pair's epsilon is spent, and after 60 epochs at the "
-        "latest (30 without privacy). The paper's text has epsilon 0.5 go with sigma 8 (as Abadi et al. do), and then "
-        "states the accuracy at (8, 2): both were run."
+        "latest (30 without privacy). The paper's text has epsilon 0.5 go with sigma 8 (as Abadi "
+        "et al. do), and then states the accuracy at (8, 2): both were run."
     ),
     points={"no privacy": _NOTHING} | _pairs(),
     quick={name: _small(each) for name, each in _pairs().items()},
