@@ -75,7 +75,11 @@ class Settings:
         optimizer: a name from `deniable.models.OPTIMIZERS`.
         lr: the optimizer's learning rate.
         momentum: of sgd and rmsprop.
-        batch_size: how many examples a step draws on average.
+        batch_schedule: what the batch size is multiplied by over the steps, as
+            `deniable.Schedule.parse` reads it; None: nothing.
+        noise_schedule: what the noise multiplier is multiplied by.
+        batch_size: how many examples a step draws on average; None: as many as epochs, epsilon and
+            the noise allow.
         sampling: how batches come about: poisson, truncated-poisson, fixed-size or shuffled.
         max_batch_size: the largest batch of truncated-poisson.
         neighbouring: add-or-remove or replace; None: what is usual for the sampling.
@@ -103,7 +107,7 @@ class Settings:
     model: str
     optimizer: str
     lr: float
-    batch_size: int
+    batch_size: int | None = None
     sampling: str = "poisson"
     max_batch_size: int | None = None
     neighbouring: str | None = None
@@ -117,6 +121,8 @@ class Settings:
     output_range: float = 1.0
     active_range: float = 1.0
     momentum: float = 0.9
+    batch_schedule: str | None = None
+    noise_schedule: str | None = None
     data_dir: str | None = None
     seed: int | None = None
     secure: bool = False
@@ -156,7 +162,7 @@ class Settings:
         """The data set's defaults, with what was given (None counts as not given) in their place.
 
         Epsilon is 3 unless epsilon, or noise and epochs, say otherwise; of the three, the plan
-        solves the one that is left out.
+        solves the one that is left out, and the batch size where none is.
 
         Raises:
             SettingsError: no such data set, a value out of its range, or one that is for another
@@ -181,7 +187,7 @@ class Settings:
                 )
         defaults = dict(DEFAULTS[data])
         if "noise_multiplier" in given and "epsilon" in given:
-            defaults.pop("epochs", None)
+            defaults.pop("batch_size" if "epochs" in given else "epochs", None)
         elif "noise_multiplier" not in given:
             defaults["epsilon"] = 3.0
         return cls(data=data, **(defaults | given))

@@ -45,7 +45,11 @@ def train_command(
         float | None, typer.Option(help="Momentum of sgd and rmsprop [0.9].")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Examples that a step draws on average [by data set].")
+        int | None,
+        typer.Option(
+            help="Examples that a step draws on average [by data set; the most that epsilon, "
+            "noise and epochs allow, where all three are given]."
+        ),
     ] = None,
     sampling: Annotated[
         str, typer.Option(help="poisson, truncated-poisson, fixed-size or shuffled.")
@@ -70,6 +74,14 @@ def train_command(
         ),
     ] = None,
     delta: Annotated[float | None, typer.Option(help="Delta of the guarantee [1e-5].")] = None,
+    noise_schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="What the noise is multiplied by over the steps: linear:FIRST:LAST, "
+            "exponential:FIRST:LAST, stairs:RATIO, or LENGTH:FACTOR,LENGTH:FACTOR,..."
+        ),
+    ] = None,
+    batch_schedule: Annotated[str | None, typer.Option(help="The same for the batch size.")] = None,
     bound: Annotated[
         str,
         typer.Option(
@@ -146,6 +158,8 @@ def train_command(
         epochs=epochs,
         epsilon=epsilon,
         noise_multiplier=noise_multiplier,
+        noise_schedule=noise_schedule,
+        batch_schedule=batch_schedule,
         delta=delta,
         bound=bound,
         clip=clip,

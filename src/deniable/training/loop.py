@@ -163,7 +163,7 @@ def add_row(run: Run, epsilon: float) -> None:
     run.record["history"].append(
         {
             "step": steps,
-            "epoch": steps / run.private.plan.steps_per_epoch,
+            "epoch": run.private.plan.epochs_after(steps),
             "epsilon": finite(epsilon),
             "train_loss": mean(tally.loss),
             "test_accuracy": accuracy,

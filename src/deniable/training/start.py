@@ -17,7 +17,7 @@ from deniable.data import Dataset, Progress, load
 from deniable.errors import CheckpointError, DataError, LedgerError, SettingsError
 from deniable.ledger import Ledger
 from deniable.models import build, optimizer_for
-from deniable.plan import Plan
+from deniable.plan import Plan, Schedule
 from deniable.randomness import Streams
 from deniable.rows import fingerprint
 from deniable.runfolder import RunFolder
@@ -71,6 +71,8 @@ def begin(
         epsilon=settings.epsilon,
         noise_multiplier=settings.noise_multiplier,
         delta=settings.delta,
+        batch_schedule=_schedule(settings.batch_schedule),
+        noise_schedule=_schedule(settings.noise_schedule),
     )
     device = _device(settings)
     record: dict[str, Any] = {
@@ -228,6 +230,10 @@ def _attached(
     )
     randomness = _seeded_randomness(settings.seed, device)
     return Run(folder, settings, record, model, optimizer, private, train, test, randomness)
+
+
+def _schedule(text: str | None) -> Schedule | None:
+    return None if text is None else Schedule.parse(text)
 
 
 def _load(settings: Settings, progress: Progress | None) -> Dataset:
