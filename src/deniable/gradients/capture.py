@@ -83,6 +83,7 @@ class Capture:
         self._carried: set[tuple[nn.Module, str]] = set()
         self.stale: dict[int, tuple[weakref.ref[Tensor], str]] = {}
         self._counted: dict[Key, int] = {}
+        self._constants: list[tuple[Tensor, int]] = []
         self._forwards: list[ForwardCall] = []
         self._tracking = Tracking()
         self._observed: ForwardCall | None = None
@@ -297,11 +298,13 @@ class Capture:
         if self._rows is None or self._mode or not (model.training and torch.is_grad_enabled()):
             return
         forward = ForwardCall(
-            model, args, kwargs, self._rows, self._anchor, self._tracking, self._counted
-        )
+            model, args, kwargs, self._rows, self._anchor, self._tracking, self._counted,
+            self._constants,
+        )  # fmt: skip
         if forward.shapes and not forward.inputs:
             self._foreign = forward.shapes
             return
+        self._constants = forward.constants
         self._forwards.append(forward)
         self._start(model, forward)
 
