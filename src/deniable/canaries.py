@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from deniable.bounds import Gradients
 from deniable.bounds.base import Weights
 from deniable.errors import AttachError
+from deniable.gradients.contributions import units_at_once
 from deniable.randomness import Streams
 
 Indices = NDArray[np.int64]
@@ -65,6 +66,8 @@ class Canaries:
         inside: the coin of each: example canaries first, `(examples + gradients,)`.
         scores: of each gradient canary, the sum over releases of its inner product with them, in
             deviations of the noise: larger where it is in.
+        replaced: whether one that is out has another in its place, with the opposite gradient: the
+            worst case of the relation "replace". `attach` says it.
 
     Raises:
         AttachError: more gradient canaries than coordinates, or fewer than none.
@@ -99,6 +102,7 @@ class Canaries:
         self._where = generator.choice(coordinates, self.gradients, replace=False)
         self._signs = generator.choice([-1.0, 1.0], self.gradients)
         self.scores = np.zeros(self.gradients)
+        self.replaced = False
         self._sizes = {name: each.numel() for name, each in shapes.items()}
         self._devices = {name: each.device for name, each in shapes.items()}
         self._place()
@@ -120,6 +124,11 @@ class Canaries:
                 )
             start += size
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the parameters that gradient canaries may lie in."""
+        return tuple(self._sizes)
+
     def of_parameter(self, name: str) -> Indices:
         """Which gradient canaries lie in a parameter."""
         place = self._places.get(name)
@@ -135,7 +144,8 @@ class Canaries:
         if not len(self):
             return drawn, drawn[:0]
         rows, first = population - self.gradients, population - len(self)
-        here = drawn[(drawn < first) | self.inside[np.maximum(drawn - first, 0)]]
+        present = self.inside[np.maximum(drawn - first, 0)]
+        here = drawn[(drawn < first) | present | (self.replaced & (drawn >= rows))]
         return here[here < rows], here[here >= rows] - rows
 
     def join(self, gradients: Gradients, joined: Indices) -> Gradients:
@@ -144,17 +154,26 @@ class Canaries:
 
     def _drawn(self, joined: Indices) -> dict[str, _Place]:
         """The places of those that joined, counted as they joined."""
+        # In the order of their parameters, so that a stream of one parameter's is of neighbours.
+        mine = np.zeros(self.gradients, dtype=bool)
+        mine[joined] = True
+        by_parameter = [place.canaries.numpy() for place in self._places.values()]
         order = np.full(self.gradients, -1, dtype=np.int64)
-        order[joined] = np.arange(len(joined))
+        start = 0
+        for each in by_parameter:
+            here = each[mine[each]]
+            order[here] = np.arange(start, start + len(here))
+            start += len(here)
+        # Of those that join and are out, another one has the place.
+        sides = torch.from_numpy(np.where(self.inside[self.examples :], 1.0, -1.0)).float()
         found = {}
         for name, place in self._places.items():
             position = torch.from_numpy(order)[place.canaries]
             chosen = position >= 0
             here = chosen.to(place.coordinates.device)
             if bool(chosen.any()):
-                found[name] = _Place(
-                    position[chosen], place.coordinates[here], place.signs[here]
-                )
+                signs = place.signs * sides[place.canaries].to(place.signs.device)
+                found[name] = _Place(position[chosen], place.coordinates[here], signs[here])
         return found
 
     def observe(self, release: Mapping[str, Tensor], weight: float) -> None:
@@ -165,9 +184,15 @@ class Canaries:
             weight: of this release beside others; where noise or rates change, those with the
                 better view count more.
         """
+        self.scores += weight * self.read(release)
+
+    def read(self, release: Mapping[str, Tensor]) -> NDArray[np.float64]:
+        """The inner product of one release with each gradient canary, `(gradients,)`."""
+        found = np.zeros(self.gradients)
         for name, place in self._places.items():
             seen = release[name].detach().flatten()[place.coordinates] * place.signs
-            self.scores[place.canaries.numpy()] += weight * seen.double().cpu().numpy()
+            found[place.canaries.numpy()] = seen.double().cpu().numpy()
+        return found
 
     def state(self) -> dict[str, Any]:
         """Coins, places and scores, for a checkpoint."""
@@ -265,22 +290,22 @@ class Joined:
         return sums
 
     def stream(self, name: str) -> Iterator[tuple[slice, Tensor]]:
-        """See `Gradients.stream`; each canary alone, for bounds that look at every element."""
+        """See `Gradients.stream`."""
         yield from self.gradients.stream(name)
         if name not in self._places:
             return
         place, like, n = self._places[name], self.parameters[name], self.gradients.units
-        for row, where, sign in zip(
-            place.canaries.tolist(), place.coordinates.tolist(), place.signs.tolist(), strict=True
-        ):
-            if self._keep is not None and not bool(self._keep[row]):
-                continue
-            values = torch.zeros(
-                1, *like.shape, dtype=torch.promote_types(like.dtype, torch.float32),
-                device=like.device,
-            )  # fmt: skip
-            values.view(-1)[where] = sign * NORM
-            yield slice(n + row, n + row + 1), values
+        values = self._kept(torch.full((self._count,), NORM, device=like.device))
+        first, count = int(place.canaries[0]), len(place.canaries)
+        at_once = units_at_once(like.numel(), like.device)
+        for start in range(0, count, at_once):
+            some = slice(start, min(count, start + at_once))
+            rows = slice(n + first + some.start, n + first + some.stop)
+            dtype = torch.promote_types(like.dtype, torch.float32)
+            dense = torch.zeros(some.stop - some.start, like.numel(), dtype=dtype, device=like.device)
+            signed = (values[first:][some] * place.signs[some]).to(dtype)
+            dense.scatter_(1, place.coordinates[some, None], signed[:, None])
+            yield rows, dense.view(-1, *like.shape)
 
     def only(self, keep: Tensor) -> Joined:
         """See `Gradients.only`."""

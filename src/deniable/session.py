@@ -42,7 +42,7 @@ from deniable.plan import Plan
 from deniable.randomness import Streams
 from deniable.sampling import OwnLoader
 from deniable.scaling import LossScale
-from deniable.units import BoundedSum, Sensitivity, Spent
+from deniable.units import BoundedSum, Neighbouring, Sensitivity, Spent
 
 STATE_VERSION = 3
 
@@ -155,6 +155,7 @@ class PrivateSession:
         self._loss_reduction, self.canaries = loss_reduction, canaries
         if canaries is not None:
             _check_canaries(canaries, plan, bound, unit)
+            canaries.replaced = plan.neighbouring is Neighbouring.REPLACE
         self._parameters = bound_parameters(model, optimizer)
         bound.sensitivity(self._parameters)  # refuses what does not fit, before anything is written
         streams = Streams(seed)
@@ -662,7 +663,7 @@ class PrivateSession:
 
 def _check_canaries(canaries: Canaries, plan: Plan, bound: Bound, unit: Unit) -> None:
     """Refuse what canaries do not fit."""
-    if len(canaries) >= plan.examples:
+    if canaries.gradients >= plan.examples:
         raise AttachError(
             f"The plan is for {plan.examples:,} examples, {len(canaries):,} canaries of an audit "
             "included, so that none are left. Make the plan with examples=len(data) + canaries."
