@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
+from deniable.canaries import Canaries
 from deniable.errors import AttachError, CheckpointError, PlanError, StepError
 from deniable.events import SampledEvent
 from deniable.grouping import Example, Unit
@@ -43,6 +44,7 @@ class Piece:
         event: what releasing the logical batch is.
         batch_size: how many units were expected in it.
         state: the drawing after it.
+        canaries: which gradient canaries joined the logical batch; they come with its last piece.
     """
 
     rows: int
@@ -51,6 +53,7 @@ class Piece:
     event: SampledEvent
     batch_size: int
     state: dict[str, Any]
+    canaries: Indices | None = None
 
 
 class DrawnBatches(torch.utils.data.Sampler[list[int]]):
@@ -65,6 +68,7 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
         rows: the most rows of a piece; None: every batch is whole.
         steps: how many batches a pass through this sampler draws; asked when it begins.
         begin: called when a pass begins.
+        canaries: of an audit; they are drawn like the data set's own units.
     """
 
     def __init__(
@@ -74,8 +78,9 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
         rows: int | None,
         steps: Callable[[], int],
         begin: Callable[[], None],
+        canaries: Canaries | None = None,
     ) -> None:
-        self.drawing, self.unit = drawing, unit
+        self.drawing, self.unit, self.canaries = drawing, unit, canaries
         self.rows, self._steps, self._begin = rows, steps, begin
         self._drawn: deque[Piece] = deque()
 
@@ -115,10 +120,10 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
         self._begin()
         self._drawn.clear()
         for _ in range(self._steps()):
-            drawn, sizes, draw = self._next()
+            drawn, sizes, joined, draw = self._next()
             logical = draw.event, draw.batch_size, self.drawing.state()
             if self.rows is None or len(drawn) <= self.rows:
-                self._drawn.append(Piece(len(drawn), sizes, True, *logical))
+                self._drawn.append(Piece(len(drawn), sizes, True, *logical, joined))
                 yield drawn
                 continue
             ends = np.cumsum(np.ones(len(drawn), int) if sizes is None else sizes)
@@ -128,18 +133,23 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
                 piece = drawn[start : ends[stop - 1]]
                 within = None if sizes is None else sizes[first:stop]
                 last = stop == cuts[-1]
-                self._drawn.append(Piece(len(piece), within, last, *logical))
+                self._drawn.append(
+                    Piece(len(piece), within, last, *logical, joined if last else None)
+                )
                 yield piece
 
-    def _next(self) -> tuple[Indices, Sequence[int] | None, Draw]:
-        """The rows of the next logical batch, its units, and how it was drawn.
+    def _next(self) -> tuple[Indices, Sequence[int] | None, Indices | None, Draw]:
+        """The rows of the next logical batch, its units, its canaries, and how it was drawn.
 
         A unit may choose among its rows from the same stream: what is drawn next follows on that.
         """
         draw, sampler = self.drawing.next(), self.drawing.sampling
         assert draw.indices is not None and isinstance(sampler, Sampler)
-        rows, sizes = self.unit.rows(draw.indices, sampler.generator, draw.batch_size)
-        return rows, sizes, draw
+        units, joined = draw.indices, None
+        if self.canaries is not None:
+            units, joined = self.canaries.split(draw.indices, sampler.examples)
+        rows, sizes = self.unit.rows(units, sampler.generator, draw.batch_size)
+        return rows, sizes, joined, draw
 
 
 def _cuts(ends: NDArray[np.int64], rows: int) -> list[int]:
@@ -219,6 +229,7 @@ class Source:
         generator: the stream that decides who joins.
         left: how many logical batches are still to come.
         recognise: told the fingerprint of the data; raises where that is not the ledger's.
+        canaries: of an audit.
 
     Attributes:
         sampling: the plan's.
@@ -236,8 +247,9 @@ class Source:
         generator: np.random.Generator,
         left: Callable[[], int],
         recognise: Callable[[str], None],
+        canaries: Canaries | None = None,
     ) -> None:
-        self.plan, self.unit = plan, unit
+        self.plan, self.unit, self._canaries = plan, unit, canaries
         self._drawing = Drawing(plan, generator)
         self.sampling, self.state = self._drawing.sampling, self._drawing.state()
         self.data: str | None = None
@@ -269,7 +281,7 @@ class Source:
         def begin() -> None:
             self._drawing.restore(self.state)  # what was read ahead is drawn again
 
-        return DrawnBatches(self._drawing, self.unit, rows, left, begin)
+        return DrawnBatches(self._drawing, self.unit, rows, left, begin, self._canaries)
 
     def check(self, loader: Any) -> None:
         """Refuses a loader whose batches come about otherwise than the plan says.
@@ -319,6 +331,8 @@ class Source:
             LedgerError: the ledger is that of another data set.
         """
         examples = self.unit.population(examples_in(data))
+        if self._canaries is not None:
+            examples += self._canaries.gradients
         if examples != self.plan.examples:
             raise PlanError(
                 f"The plan is for {self.plan.examples} examples, got a data set of {examples}. "

@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 
 from deniable.accounting import Meter, nominal_spent, spent
 from deniable.batches import DrawnBatches, Piece, Source, Watched, batches, data_loader
-from deniable.bounds import Bound, Clip, Observed
+from deniable.bounds import Bound, Clip, Gradients, Observed
+from deniable.canaries import Canaries
 from deniable.claim import Claim
 from deniable.eligibility import Unchanged, bound_parameters
 from deniable.errors import AttachError, BudgetError, CheckpointError, StepError
@@ -41,7 +42,7 @@ from deniable.plan import Plan
 from deniable.randomness import Streams
 from deniable.sampling import OwnLoader
 from deniable.scaling import LossScale
-from deniable.units import BoundedSum, Sensitivity, Spent
+from deniable.units import BoundedSum, Neighbouring, Sensitivity, Spent
 
 STATE_VERSION = 3
 
@@ -59,6 +60,7 @@ def attach(
     budget: float | None = None,
     seed: int | None = None,
     secure: bool = False,
+    canaries: Canaries | None = None,
 ) -> PrivateSession:
     """Make an ordinary training loop private.
 
@@ -78,6 +80,7 @@ def attach(
             would, and the model of the last step stands. The plan's own epsilon if not given.
         seed: makes the run reproducible, and its noise known to whoever knows the seed.
         secure: draw noise from an AES-256-CTR keystream in float64.
+        canaries: units of an audit, which the plan's examples must count; see `Canaries`.
 
     Raises:
         AttachError: the model or the optimizer cannot be made private; the message says the mend.
@@ -109,6 +112,7 @@ def attach(
         plan.epsilon if budget is None else budget,
         seed,
         secure,
+        canaries,
     )
 
 
@@ -141,13 +145,17 @@ class PrivateSession:
         budget: float,
         seed: int | None,
         secure: bool,
+        canaries: Canaries | None,
     ) -> None:
         self.plan, self.steps, self.budget = plan, 0, budget
         room = _room(plan, budget)
         self.seeded, self.secure = seed is not None, secure
         self.run_id = run_id or uuid.uuid4().hex[:12]
         self._bound, self._unit, self._optimizer = bound, unit, optimizer
-        self._loss_reduction = loss_reduction
+        self._loss_reduction, self.canaries = loss_reduction, canaries
+        if canaries is not None:
+            _check_canaries(canaries, plan, bound, unit)
+            canaries.replaced = plan.neighbouring is Neighbouring.REPLACE
         self._parameters = bound_parameters(model, optimizer)
         bound.sensitivity(self._parameters)  # refuses what does not fit, before anything is written
         streams = Streams(seed)
@@ -157,6 +165,7 @@ class PrivateSession:
             streams.numpy("sampling"),
             left=lambda: self.ends_at - self.steps,
             recognise=lambda found: self._ledger.recognise(found),
+            canaries=canaries,
         )
         self._device = next(iter(self._parameters.values())).device
         self._generator = noise_generator(streams.key("noise"), self._device, secure)
@@ -385,8 +394,15 @@ class PrivateSession:
         The noise multiplier times the sensitivity, over the public number that sums are divided by.
         """
         phase = self.plan.at(min(self.steps, self.plan.steps - 1))
-        denominator = self._unit.denominator(phase.batch_size)
+        denominator = self._denominator(phase.batch_size)
         return phase.noise_multiplier * self.sensitivity.value / denominator
+
+    def _denominator(self, batch_size: int) -> float:
+        """The public number that a sum is divided by: how many gradients of data are expected."""
+        if self.canaries is None:
+            return self._unit.denominator(batch_size)
+        share = 1 - self.canaries.gradients / self.plan.examples
+        return self._unit.denominator(batch_size) * share
 
     def explain(self) -> str:
         """How the norms of each kind of use are computed, and what each way took when tried.
@@ -476,7 +492,12 @@ class PrivateSession:
             )
         mean = self._loss_reduction == "mean" and not self._summed
         with torch.no_grad(), exactly(self._device):
-            gradients = self._capture.collect((piece.rows if mean else 1.0) / loss_scale)
+            gradients: Gradients = self._capture.collect(
+                (piece.rows if mean else 1.0) / loss_scale
+            )
+            units = gradients.units
+            if self.canaries is not None and piece.canaries is not None:
+                gradients = self.canaries.join(gradients, piece.canaries)
             bounded, observed = self._bound(gradients)
         if self._sums is None:
             self._sums, self._observed, self._moved_by = bounded.sums, [], bounded.sensitivity
@@ -488,7 +509,7 @@ class PrivateSession:
         else:
             for name, value in bounded.sums.items():
                 self._sums[name] += value
-        self._observed.append(observed)
+        self._observed.append(Observed(observed.norms[:units], observed.factors[:units]))
         self._unstepped, self._summed = False, 0
 
     def _release(self, piece: Piece) -> None:
@@ -507,7 +528,7 @@ class PrivateSession:
             raise
         released = unsampled(piece.event)
         assert isinstance(released, GaussianEvent)
-        denominator = self._unit.denominator(piece.batch_size)
+        denominator = self._denominator(piece.batch_size)
         # What was recorded is what is added.
         bounded = BoundedSum(self._sums, self._of_protected(self._moved_by))
         noisy = Gaussian.of(released).add(bounded, self._generator)
@@ -516,8 +537,13 @@ class PrivateSession:
             if "noise_deviation" in group:
                 group["noise_deviation"] = self.noise_deviation
         self._bound.learn(aside, denominator)
+        deviation, rate = self.noise_deviation, piece.batch_size / self.plan.examples
         for name, parameter in self._parameters.items():
             parameter.grad = noisy[name].div_(denominator).to(parameter.dtype)
+        if self.canaries is not None:
+            released_sums = {name: noisy[name] for name in self._parameters}
+            weight = rate / deviation**2 if deviation else 1.0
+            self.canaries.observe(released_sums, weight * self.sensitivity.value / denominator)
         self._sums, self._source.state = None, piece.state
         self._scales.clear()
         self.steps += 1
@@ -572,6 +598,7 @@ class PrivateSession:
             "released": to_json(self._run.released_event()),
             "sampler": self._source.state,
             "noise": self._generator.state(),
+            **({} if self.canaries is None else {"canaries": self.canaries.state()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, replay: bool = False) -> None:
@@ -628,8 +655,34 @@ class PrivateSession:
         self._generator.restore(state["noise"])
         self._bound.restore(state["bound_state"])
         self._source.state, self._source.data = state["sampler"], state["data"]
+        if self.canaries is not None:
+            self.canaries.restore(state["canaries"])
         self.steps = state["steps"]
         self.seeded = self.seeded or state["seeded"]
+
+
+def _check_canaries(canaries: Canaries, plan: Plan, bound: Bound, unit: Unit) -> None:
+    """Refuse what canaries do not fit."""
+    if canaries.gradients >= plan.examples:
+        raise AttachError(
+            f"The plan is for {plan.examples:,} examples, {len(canaries):,} canaries of an audit "
+            "included, so that none are left. Make the plan with examples=len(data) + canaries."
+        )
+    if plan.sampling == OwnLoader.name:
+        raise AttachError(
+            "Canaries are drawn as the plan says, and this plan leaves the drawing to your own "
+            "loader. Make the plan with another sampling, or leave out canaries."
+        )
+    if bound.adapts:
+        raise AttachError(
+            f"{bound!r} follows the norms in a batch, and canaries would lead it astray. Audit with "
+            "Clip at the norm where it settles, or leave out canaries."
+        )
+    if unit.sensitivity_factor != 1:
+        raise AttachError(
+            f"A canary is one unit with a gradient of its own, and {type(unit).__name__} mixes "
+            "units before they are bounded. Leave out canaries, or unit."
+        )
 
 
 def _room(plan: Plan, budget: float) -> int:

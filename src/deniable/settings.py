@@ -98,6 +98,9 @@ class Settings:
         device: "auto", "cpu", "cuda" or another torch device.
         rows: at most so many rows in memory at once; None: the whole batch.
         checkpoint_seconds: time between checkpoints.
+        audit: train with canaries, and audit what is claimed when the run is complete.
+        canaries: how many gradient canaries; None: as many as tell much and cost little.
+        mislabelled: how many mislabelled examples are canaries, too; None: none.
 
     Raises:
         SettingsError: a value is out of its range.
@@ -129,6 +132,9 @@ class Settings:
     device: str = "auto"
     rows: int | None = None
     checkpoint_seconds: float = 30.0
+    audit: bool = False
+    canaries: int | None = None
+    mislabelled: int | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr > 0):
@@ -156,6 +162,13 @@ class Settings:
             raise SettingsError(
                 f"checkpoint_seconds must be at least 0, got {self.checkpoint_seconds!r}."
             )
+        for name in ("canaries", "mislabelled"):
+            value = getattr(self, name)
+            if value is not None and not (self.audit and value >= 0):
+                raise SettingsError(
+                    f"{name} says how an audited run is trained: it must be at least 0 and come "
+                    f"with audit, got {value!r} and audit={self.audit}."
+                )
 
     @classmethod
     def choose(cls, data: str, **given: Any) -> Settings:

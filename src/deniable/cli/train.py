@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from deniable.cli.audit import audited, verdict
 from deniable.errors import BudgetError, DeniableError, SettingsError
 from deniable.runfolder import RunFolder
 from deniable.settings import Settings
@@ -118,6 +119,18 @@ def train_command(
     rows: Annotated[
         int | None, typer.Option(help="Most rows in memory at once [the whole batch].")
     ] = None,
+    audit: Annotated[
+        bool,
+        typer.Option("--audit", help="Train with canaries, and audit the claim at the end."),
+    ] = False,
+    canaries: Annotated[
+        int | None,
+        typer.Option(help="Gradient canaries of the audit [a quarter of the weights, to 5000]."),
+    ] = None,
+    mislabelled: Annotated[
+        int | None,
+        typer.Option(help="Mislabelled examples that are canaries, too [none]."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make [runs/DATA-TIME].")] = None,
     ledger: Annotated[
         Path | None,
@@ -171,6 +184,9 @@ def train_command(
         device=device,
         rows=rows,
         checkpoint_seconds=checkpoint_seconds,
+        audit=audit,
+        canaries=canaries,
+        mislabelled=mislabelled,
     )
     path = out or _fresh_folder(data)
     is_new = not path.exists()
@@ -249,6 +265,9 @@ def _complete(folder: RunFolder, record: dict[str, Any], console: Console, as_js
     from deniable.report import render
 
     folder.remove_checkpoint()
+    audit = None
+    if record["settings"].get("audit") and not record["results"]["non_private"]:
+        audit = audited(folder.path, console)
     report = render(folder.path)
     console.print(
         "Complete; the checkpoint, which held the state of the noise, is removed.",
@@ -259,6 +278,8 @@ def _complete(folder: RunFolder, record: dict[str, Any], console: Console, as_js
         _print_object(folder, record, report=str(report))
         return
     typer.echo(display.closing(record))
+    if audit is not None:
+        typer.echo(f"Audit          {verdict(audit)}")
     typer.echo(f"Report         {report}")
     typer.echo(f"Claim          {folder.claim}")
 

@@ -8,12 +8,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deniable import checkpoint
 from deniable.bounds import AdaptiveClip, AutomaticClip, Bound, Chain, Clip, PerLayerClip, Tanh
+from deniable.canaries import Canaries
 from deniable.data import Dataset, Progress, load
+from deniable.data.dataset import Arrays
 from deniable.errors import CheckpointError, DataError, LedgerError, SettingsError
 from deniable.ledger import Ledger
 from deniable.models import build, optimizer_for
@@ -60,12 +63,18 @@ def begin(
             "This loop draws its batches itself; sampling='own-loader' is for loops of your own. "
             "Choose poisson, truncated-poisson, fixed-size or shuffled."
         )
-    data = _load(settings, progress)
+    data = load_data(settings, progress)
+    device = _device(settings)
+    model, optimizer = model_and_optimizer(settings, data, device)
+    examples, canaries = len(data.train.inputs), _canaries(settings, model)
+    # Canaries are members: the batches grow with them, so that everyone joins as often as without.
+    grown = 1 + (0 if canaries is None else len(canaries)) / examples
+    most = settings.max_batch_size
     plan = Plan(
-        examples=len(data.train.inputs),
-        batch_size=settings.batch_size,
+        examples=round(examples * grown),
+        batch_size=int(settings.batch_size * grown),  # never more often than without
         sampling=settings.sampling,
-        max_batch_size=settings.max_batch_size,
+        max_batch_size=None if most is None else round(most * grown),
         neighbouring=settings.neighbouring,
         epochs=settings.epochs,
         epsilon=settings.epsilon,
@@ -74,13 +83,15 @@ def begin(
         batch_schedule=_schedule(settings.batch_schedule),
         noise_schedule=_schedule(settings.noise_schedule),
     )
-    device = _device(settings)
     record: dict[str, Any] = {
         "run_id": uuid.uuid4().hex,
         "ledger": None if ledger is None else str(ledger.resolve()),
         "settings": settings.to_json(),
         "environment": _environment(device),
-        "data": {"name": data.name, "fingerprint": data.fingerprint, "examples": plan.examples},
+        "data": {"name": data.name, "fingerprint": data.fingerprint, "examples": examples},
+        "canaries": None
+        if canaries is None
+        else {"gradients": canaries.gradients, "examples": canaries.examples},
         "plan": plan.to_json(),
         "seeded": settings.seed is not None,
         "secure": settings.secure,
@@ -90,7 +101,6 @@ def begin(
         "history": [],
         "results": None,
     }
-    model, optimizer = _model_and_optimizer(settings, data, device)
     record["model"] = {
         "name": settings.model,
         "parameters": sum(each.numel() for each in model.parameters()),
@@ -99,7 +109,7 @@ def begin(
     if ledger is not None and ledger.exists():
         _check_ledger(ledger, plan, data)
     folder.create(overwrite=overwrite)
-    return _attached(folder, settings, record, plan, data, model, optimizer)
+    return _attached(folder, settings, record, plan, data, model, optimizer, canaries)
 
 
 def resume(path: Path, progress: Progress | None = None) -> Run:
@@ -126,7 +136,7 @@ def resume(path: Path, progress: Progress | None = None) -> Run:
     settings = Settings.from_json(record["settings"])
     device = _device(settings)
     _check_environment(record, device)
-    data = _load(settings, progress)
+    data = load_data(settings, progress)
     if data.fingerprint != record["data"]["fingerprint"]:
         raise DataError(
             f"The run in {path} was trained on {record['data']['name']} data with the fingerprint "
@@ -148,8 +158,9 @@ def resume(path: Path, progress: Progress | None = None) -> Run:
             f"The checkpoint of {path} is gone, and its ledger states releases. Start a new run in "
             "another folder; what this one released stays spent."
         )
-    model, optimizer = _model_and_optimizer(settings, data, device)
-    run = _attached(folder, settings, record, plan, data, model, optimizer)
+    model, optimizer = model_and_optimizer(settings, data, device)
+    canaries = _canaries(settings, model)
+    run = _attached(folder, settings, record, plan, data, model, optimizer, canaries)
     if saved is not None:
         run.restore(saved)
     return run
@@ -172,9 +183,14 @@ def bound_for(settings: Settings) -> Bound:
     return Clip(settings.clip)
 
 
-def _model_and_optimizer(
+def model_and_optimizer(
     settings: Settings, data: Dataset, device: torch.device
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A fresh model of the settings, and its optimizer.
+
+    Raises:
+        SettingsError: the model cannot compute these data.
+    """
     shape, streams = data.train.inputs.shape[1:], Streams(settings.seed)
     model = build(settings.model, shape, data.classes, streams).to(device)
     _check_fit(model, settings.model, data, device)
@@ -208,6 +224,7 @@ def _attached(
     data: Dataset,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    canaries: Canaries | None,
 ) -> Run:
     """The run at step 0; only a model that could be made private leaves a run.json."""
     private = attach(
@@ -219,14 +236,16 @@ def _attached(
         run_id=record["run_id"],
         seed=settings.seed,
         secure=settings.secure,
+        canaries=canaries,
     )
     record["status"] = "running"
     record["bound"] = private.bound_settings
     folder.write(record)
     device = _device(settings)
+    with_canaries = joined(data, settings, record["run_id"])
     train, test = (
         (torch.from_numpy(each.inputs).to(device), torch.from_numpy(each.targets).to(device))
-        for each in (data.train, data.test)
+        for each in (with_canaries, data.test)
     )
     randomness = _seeded_randomness(settings.seed, device)
     return Run(folder, settings, record, model, optimizer, private, train, test, randomness)
@@ -236,7 +255,36 @@ def _schedule(text: str | None) -> Schedule | None:
     return None if text is None else Schedule.parse(text)
 
 
-def _load(settings: Settings, progress: Progress | None) -> Dataset:
+def joined(data: Dataset, settings: Settings, run_id: str) -> Arrays:
+    """The training rows, followed by the audit's mislabelled ones.
+
+    A mislabelled row is one of the training rows, or of its symbols for text, with targets drawn
+    anew. Which they are is no secret; which of them are in is, and the run's canaries know it.
+    """
+    if not settings.mislabelled:
+        return data.train
+    generator = np.random.default_rng(list(run_id.encode()))
+    rows = generator.integers(len(data.train.inputs), size=settings.mislabelled)
+    inputs, targets = data.train.inputs[rows], data.train.targets[rows]
+    moved = generator.integers(1, data.classes, size=targets.shape)
+    return Arrays(
+        np.concatenate([data.train.inputs, inputs]),
+        np.concatenate([data.train.targets, (targets + moved) % data.classes]),
+    )
+
+
+def _canaries(settings: Settings, model: nn.Module) -> Canaries | None:
+    """The units of the run's audit; None where it is not audited."""
+    if not settings.audit:
+        return None
+    gradients = settings.canaries
+    if bound_for(settings).adapts:
+        gradients = gradients or 0  # they would lead it astray; `attach` refuses any
+    return Canaries(model, gradients, settings.mislabelled or 0, seed=settings.seed)
+
+
+def load_data(settings: Settings, progress: Progress | None = None) -> Dataset:
+    """The data set that the settings name."""
     folder = None if settings.data_dir is None else Path(settings.data_dir)
     return load(settings.data, folder, progress=progress)
 
