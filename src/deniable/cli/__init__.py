@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
+from deniable.cli.attack import attack_app
 from deniable.cli.claims import claim_command
 from deniable.cli.explain import explain_command
 from deniable.cli.ledger import ledger_app
@@ -38,6 +39,7 @@ app.command("explain")(explain_command)
 app.command("search")(search_command)
 app.command("spend")(spend_command)
 app.command("claim")(claim_command)
+app.add_typer(attack_app, name="attack")
 app.add_typer(ledger_app, name="ledger")
 app.command("report")(report_command)
 app.command("reproduce")(reproduce_command)
