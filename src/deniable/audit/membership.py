@@ -192,7 +192,9 @@ def _normal(
     squares = np.where(chosen, (values - mean) ** 2, 0.0).sum(axis=0)
     if variance == "per-example":
         return mean, np.sqrt(squares / (counts - 1)) + 1e-12
-    freedom = max(1, int((counts - 1).sum()))  # each mean was fitted to the same values
+    freedom = int((counts - 1).sum())  # each mean was fitted to the same values
+    if not freedom:
+        return mean, 1.0  # nothing is known of it, and one for all does not change the order
     return mean, float(np.sqrt(squares.sum() / freedom)) + 1e-12
 
 

@@ -128,7 +128,7 @@ def _curves(axes: Axes, panel: Curves, least: float) -> None:
     axes.set_title(panel.title, loc="left", fontsize=10)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=MUTED, loc="lower right")
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=MUTED, loc="upper left")
 
 
 def draw_sheet(path: Path, strips: Sequence[Strip], scale: float = 1.0) -> None:

@@ -128,7 +128,8 @@ class Roc:
     def at(self, false_positive_rate: float) -> OperatingPoint:
         """The most that the attack finds when it may accuse this share of non-members wrongly.
 
-        With fewer non-members than one over the rate, none of them is accused.
+        With fewer non-members than one over the rate, none of them is accused, and what is found is
+        not what would be found at this rate: see `resolves`.
 
         Raises:
             ValueError: the rate is not in [0, 1).
@@ -142,6 +143,10 @@ class Roc:
         return OperatingPoint(
             float(threshold), _above(self.non_members, threshold), _above(self.members, threshold)
         )
+
+    def resolves(self, false_positive_rate: float) -> bool:
+        """Whether there are non-members enough for one of them to be accused at this rate."""
+        return false_positive_rate * len(self.non_members) * (1 + 1e-12) >= 1
 
     def curve(self, points: int | None = None) -> tuple[Floats, Floats]:
         """False and true positive rates from (0, .) to (1, 1), each as `at` gives them.

@@ -98,7 +98,7 @@ def membership_command(
     draw_curves(
         path,
         [Curves.of(f"{subject.name}: {NO_GUARANTEE}", found, guarantee)],
-        least=0.5 / len(found["loss"].non_members),
+        least=1 / len(found["loss"].non_members),
     )
     if as_json:
         typer.echo(json.dumps(_membership_json(found, guarantee, path), allow_nan=False))
@@ -107,12 +107,6 @@ def membership_command(
     others = len(found["loss"].non_members)
     lines = [
         f"{len(found['loss'].members):,} members, {others:,} non-members; intervals hold with 95%.",
-        *(
-            f"{words.percent(rate)} of {others:,} is less than one: there, nobody is accused "
-            "wrongly."
-            for rate in RATES
-            if rate * others < 1
-        ),
         *([] if shadows else ["Calibrated loss and LiRA need shadow models: --shadows 16."]),
         "An attack that finds nothing proves nothing: another may find more.",
         NOT_COVERED,
@@ -250,8 +244,7 @@ def _membership_table(name: str, found: dict[str, Roc], guarantee: PrivacyCurve 
     ):
         table.add_column(title, justify="right")
     for each, roc in found.items():
-        rates = [roc.at(rate).true_positive_rate for rate in RATES]
-        table.add_row(ATTACKS[each], _plain(roc.auc), *(_percent(rate) for rate in rates))
+        table.add_row(ATTACKS[each], _plain(roc.auc), *(_found(roc, rate) for rate in RATES))
     if guarantee is not None:
         most = [guarantee.attacker_true_positive_rate(rate) for rate in RATES]
         table.add_section()
@@ -267,7 +260,10 @@ def _plain(found: Estimate) -> str:
     return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
-def _percent(found: Estimate) -> str:
+def _found(roc: Roc, rate: float) -> str:
+    if not roc.resolves(rate):
+        return f"needs {round(1 / rate):,} others"
+    found = roc.at(rate).true_positive_rate
     low, high = words.percent(found.low, 2), words.percent(found.high, 2)
     return f"{words.percent(found.value, 2)} ({low} to {high})"
 
@@ -285,7 +281,9 @@ def _membership_json(
             name: {
                 "auc": roc.auc.to_json(),
                 "true_positive_rate": {
-                    str(rate): roc.at(rate).true_positive_rate.to_json() for rate in RATES
+                    str(rate): roc.at(rate).true_positive_rate.to_json()
+                    for rate in RATES
+                    if roc.resolves(rate)
                 },
             }
             for name, roc in found.items()

@@ -68,8 +68,10 @@ def _membership(point: Attacked, watch: Watch, data_dir: Path | None) -> dict[st
     size = math.ceil(len(chosen) / 2 + 3 * math.sqrt(len(chosen)))
     numbers = count(training.seed)
 
-    def train(*rows: Tensor) -> nn.Module:
-        return trained(training, rows, classes=data.classes, size=size, seed=next(numbers))[0]
+    def train(inputs: Tensor, targets: Tensor) -> nn.Module:
+        return trained(
+            training, (inputs, targets), classes=data.classes, size=size, seed=next(numbers)
+        )[0]
 
     candidates = Candidates(inputs, targets, members)
     drawn = torch.from_numpy(members)

@@ -145,10 +145,10 @@ class Attacked:
     @property
     def work(self) -> float:
         """Examples to be passed through models, those without privacy at a third of the cost."""
-        models = 1 + self.attack.arguments.get("shadows", 0)
+        models = 1 + int(self.attack.arguments.get("shadows", 0))
         trainings = [each for each in (self.training, self.beside) if each is not None]
         return models * sum(
-            each.work / (3 if each.noise_multiplier == 0 else 1) for each in trainings
+            each.work / (3.0 if each.noise_multiplier == 0 else 1.0) for each in trainings
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def _draw_membership(results: Results, path: Path) -> None:
         title = "without privacy" if name == PLAIN else f"epsilon {rounded_up(row['epsilon'], 2)}"
         panels.append(Curves(f"{title}: {NO_GUARANTEE}", row["curves"], row["allowed_curve"]))
     others = min(results[name]["non_members"] for name in results)
-    draw_curves(path, panels, least=0.5 / others)
+    draw_curves(path, panels, least=1 / others)
 
 
 _SHADOWS = Named("membership", shadows=16)
@@ -222,7 +222,7 @@ def _draw_inversion(results: Results, path: Path) -> None:
     truth = {"digits": some["means"], "single": some["singles"]}
     parts = {"digits": slice(0, classes), "single": slice(classes, None)}
     said = {
-        "digits": ("mean of the class", "Classes of some thousand pictures each"),
+        "digits": ("mean of the class", "Classes of many pictures each"),
         "single": ("the one picture", "Classes of a single picture each"),
     }
     strips = []
