@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deniable import words
+from deniable.canvas import INK, MUTED, figure_file
 from deniable.errors import SettingsError
 from deniable.plan import Plan
 from deniable.plan.trade import LENGTH_FACTORS, trade
-from deniable.report.canvas import INK, MUTED, figure_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
