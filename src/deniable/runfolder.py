@@ -10,6 +10,7 @@ OUT/
   audit.json           what audits found
   checkpoint/          generator states and un-noised sums: private, removed when the run completes
   report.html          the page that a person reads
+  worker-0/ ...        of workers that add noise themselves: their own ledgers and claims
 ```
 
 Importable without torch.
@@ -84,6 +85,10 @@ class RunFolder:
         """Where an unfinished run keeps what it needs to go on; readable by its owner alone."""
         return self.path / "checkpoint"
 
+    def worker(self, number: int) -> Path:
+        """Where a worker, counted from 0, keeps what is its own."""
+        return self.path / f"worker-{number}"
+
     @property
     def report(self) -> Path:
         """The self-contained page."""
@@ -122,8 +127,11 @@ class RunFolder:
         written = (self.run_json, self.ledger, self.claim, self.model, self.canaries, self.audit)
         for path in (*written, self.report):
             path.unlink(missing_ok=True)
-        for left in self.path.glob("ledger.sqlite-*"):
-            left.unlink()
+        for pattern in ("ledger.sqlite-*", "worker-*/ledger.sqlite*", "worker-*/claim.json"):
+            for left in self.path.glob(pattern):
+                left.unlink()
+        for folder in self.path.glob("worker-*"):
+            RunFolder(folder).remove_empty()
 
     def remove_empty(self) -> None:
         """Take the folder away again if nothing was written to it."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,6 +18,7 @@ from deniable.settings import Settings
 
 if TYPE_CHECKING:
     from deniable.training import Run
+    from deniable.training.loop import Watch
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
@@ -131,6 +133,31 @@ def train_command(
         int | None,
         typer.Option(help="Mislabelled examples that are canaries, too [none]."),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Train with so many processes, and one that coordinates [this alone]."),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="Who adds noise, with several workers: central (the coordinator, which is "
+            "trusted), local (each worker all of it) or shares (each worker a part) [central]."
+        ),
+    ] = None,
+    upload: Annotated[
+        float | None,
+        typer.Option(help="Share of coordinates that a worker sends; of local [1]."),
+    ] = None,
+    carry: Annotated[
+        bool, typer.Option("--carry", help="Carry what was not sent to the next round; of local.")
+    ] = False,
+    survives: Annotated[
+        int | None,
+        typer.Option(help="Workers that may be gone, or pool what they know; of shares [0]."),
+    ] = None,
+    patience: Annotated[
+        float | None, typer.Option(help="Seconds that a round waits for a worker [30].")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make [runs/DATA-TIME].")] = None,
     ledger: Annotated[
         Path | None,
@@ -153,10 +180,16 @@ def train_command(
 ) -> None:
     """Train privately on a known data set, and write model, ledger and report to a run folder."""
     # Torch takes seconds to import: help and mistakes in the options must not wait for it.
+    place = os.environ.get("RANK")
+    if place is not None and int(place) > 0:
+        _work(resume or out, data_dir)
+        return
     if resume is not None:
         _refuse_settings_with_resume(context)
         _go_on(resume, as_json)
         return
+    if place is not None:
+        workers = int(os.environ["WORLD_SIZE"]) - 1
     settings = Settings.choose(
         data,
         data_dir=None if data_dir is None else str(data_dir.resolve()),
@@ -187,9 +220,18 @@ def train_command(
         audit=audit,
         canaries=canaries,
         mislabelled=mislabelled,
+        workers=workers,
+        mode=mode,
+        upload=upload,
+        carry=carry or None,
+        survives=survives,
+        patience=patience,
     )
     path = out or _fresh_folder(data)
     is_new = not path.exists()
+    if place is not None and not overwrite and RunFolder(path).run_json.exists():
+        _go_on(path, as_json)  # torchrun starts everybody again after a fault
+        return
     if not overwrite:
         RunFolder(path).create()  # refuses before anything slow
     try:
@@ -208,7 +250,13 @@ def _start(
     from deniable.training import begin
 
     with display.downloads(console) as progress:
-        run = begin(settings, path, progress, ledger=ledger, overwrite=overwrite)
+        run = begin(
+            settings, path, progress, ledger=ledger, overwrite=overwrite, **_session(settings)
+        )
+    if settings.workers and "RANK" not in os.environ:
+        run.save()
+        run.private.detach()
+        _launch(path, settings.workers, as_json)
     _train(run, console, as_json)
 
 
@@ -221,15 +269,54 @@ def _go_on(path: Path, as_json: bool) -> None:
     from deniable.cli import display
     from deniable.training import resume
 
+    settings = Settings.from_json(record["settings"])
+    if settings.workers and "RANK" not in os.environ:
+        _launch(path, settings.workers, as_json)
     with display.downloads(console) as progress:
-        run = resume(path, progress)
+        run = resume(path, progress, **_session(settings))
     _train(run, console, as_json)
+
+
+def _session(settings: Settings) -> dict[str, Any]:
+    """What makes the session of a run: the coordinator's is one of its own."""
+    if not settings.workers:
+        return {}
+    from deniable.collaborate.training import merging
+
+    return {"session": merging(settings)}
+
+
+def _launch(path: Path, workers: int, as_json: bool) -> NoReturn:
+    """Start coordinator and workers, and end as the coordinator does."""
+    from deniable.collaborate.launch import launch, own_command
+
+    arguments = ["train", "--resume", str(path), *(["--json"] if as_json else [])]
+    raise typer.Exit(launch(own_command(arguments), workers))
+
+
+def _work(folder: Path | None, data_dir: Path | None) -> None:
+    """Be a worker: what to train, the coordinator says."""
+    from deniable.collaborate import Place
+    from deniable.collaborate.training import work
+
+    work(Place.from_environment(), folder, None if data_dir is None else str(data_dir.resolve()))
+
+
+def _fit(run: Run, watch: Watch) -> bool:
+    """Train alone, or coordinate."""
+    if not run.settings.workers:
+        from deniable.training import fit
+
+        return fit(run, watch)
+    from deniable.collaborate import Place
+    from deniable.collaborate.training import coordinate
+
+    return coordinate(run, Place.from_environment(), watch)
 
 
 def _train(run: Run, console: Console, as_json: bool) -> None:
     """The run from where it stands to its report, or to the command that goes on with it."""
     from deniable.cli import display
-    from deniable.training import fit
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -238,7 +325,7 @@ def _train(run: Run, console: Console, as_json: bool) -> None:
     go_on = display.resume_command(run.folder.path)
     try:
         with display.training(run, console) as watch:
-            complete = fit(run, watch)
+            complete = _fit(run, watch)
     except KeyboardInterrupt:
         say(f"Stopped at once. What came after the last checkpoint is repeated by: {go_on}")
         raise typer.Exit(INTERRUPTED) from None

@@ -212,7 +212,8 @@ def probe(
             "rows that were drawn. Give the model tensors (or lists, tuples and dictionaries of "
             "them) that hold one index a row."
         )
-    if forward.rows > FEW and all(plain(leaf, forward.rows) for leaf in holding):
+    few = forward.rows > FEW and not capture.together  # which might fail on this rank alone
+    if few and all(plain(leaf, forward.rows) for leaf in holding):
         with suppress(RuntimeError, ValueError, IndexError):
             seen = Runs(capture, forward, FEW).seen()
             if trail <= seen.trail and all(key in seen.verdicts for key in wanted):
@@ -375,6 +376,8 @@ class Runs:
         except CaptureError:
             raise
         except (RuntimeError, ValueError, IndexError):
+            if self.capture.together:
+                raise  # other ranks wait in the middle of it
             # Lengths of sorted sequences, say: one number a row may be bound to the others.
             return self._run(self._arguments(replaced, spare_numbers=True), nudge)
 
@@ -403,9 +406,11 @@ class Runs:
             forward.constants,
         )  # fmt: skip
         watched = self.capture.observing(call, seen, self.verdicts)
-        with _undisturbed(forward, self.exact), watched, _unsaved():
+        with undisturbed(forward, self.exact), watched, _unsaved():
             before = _attributes(forward.model)
-            result = forward.model.forward(*args, **kwargs)
+            together = self.capture.together
+            run = together.run if together else forward.model.forward
+            result = run(*args, **kwargs)
             seen.random = torch.get_rng_state()
             left = {
                 key: tensors_in(value)
@@ -467,7 +472,7 @@ def _unsaved() -> AbstractContextManager[object]:
 
 
 @contextmanager
-def _undisturbed(forward: ForwardCall, dropout: bool) -> Iterator[None]:
+def undisturbed(forward: ForwardCall, dropout: bool) -> Iterator[None]:
     """Buffers, attributes and random numbers are afterwards what they were."""
     modules = [(each, dict(vars(each)), dict(each._buffers)) for each in forward.model.modules()]
     values = [(each, version(each), each.detach().clone()) for each in forward.model.buffers()]

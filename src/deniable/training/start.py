@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import uuid
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,7 @@ from torch import Tensor, nn
 from deniable import checkpoint
 from deniable.bounds import AdaptiveClip, AutomaticClip, Bound, Chain, Clip, PerLayerClip, Tanh
 from deniable.canaries import Canaries
-from deniable.data import Dataset, Progress, load
-from deniable.data.dataset import Arrays
+from deniable.data import Arrays, Dataset, Progress, load
 from deniable.errors import CheckpointError, DataError, LedgerError, SettingsError
 from deniable.ledger import Ledger
 from deniable.models import build, optimizer_for
@@ -25,7 +25,7 @@ from deniable.randomness import Streams
 from deniable.rows import fingerprint
 from deniable.runfolder import RunFolder
 from deniable.sampling import OwnLoader
-from deniable.session import attach
+from deniable.session import PrivateSession, attach
 from deniable.settings import Settings
 from deniable.training.run import Run
 
@@ -33,6 +33,9 @@ NOT_PRIVATE = (
     "train_loss, mean_norm, clip_fraction and rows are taken from the training data without noise: "
     "epsilon does not cover them. Keep them as private as the data."
 )
+
+MakeSession = Callable[..., PrivateSession]
+"""`attach`, or what takes the same arguments."""
 
 
 def begin(
@@ -42,6 +45,7 @@ def begin(
     *,
     ledger: Path | None = None,
     overwrite: bool = False,
+    session: MakeSession = attach,
 ) -> Run:
     """Load the data, solve the plan and make the run's folder; nothing is released yet.
 
@@ -52,6 +56,7 @@ def begin(
         ledger: the data set's ledger, which other runs share; made where absent. One in the run's
             folder, for this run alone, if not given.
         overwrite: replace a run that is there, once everything else has been found in order.
+        session: what makes the session that the run follows.
 
     Raises:
         BudgetError: the plan does not fit the ledger's budget, or the ledger is closed.
@@ -64,15 +69,15 @@ def begin(
             "Choose poisson, truncated-poisson, fixed-size or shuffled."
         )
     data = load_data(settings, progress)
-    device = _device(settings)
+    device = device_for(settings)
     model, optimizer = model_and_optimizer(settings, data, device)
     examples, canaries = len(data.train.inputs), _canaries(settings, model)
     # Canaries are members: the batches grow with them, so that everyone joins as often as without.
     grown = 1 + (0 if canaries is None else len(canaries)) / examples
-    most = settings.max_batch_size
+    size, most = settings.batch_size, settings.max_batch_size
     plan = Plan(
         examples=round(examples * grown),
-        batch_size=int(settings.batch_size * grown),  # never more often than without
+        batch_size=None if size is None else int(size * grown),  # never more often than without
         sampling=settings.sampling,
         max_batch_size=None if most is None else round(most * grown),
         neighbouring=settings.neighbouring,
@@ -109,10 +114,10 @@ def begin(
     if ledger is not None and ledger.exists():
         _check_ledger(ledger, plan, data)
     folder.create(overwrite=overwrite)
-    return _attached(folder, settings, record, plan, data, model, optimizer, canaries)
+    return _attached(folder, settings, record, plan, data, model, optimizer, canaries, session)
 
 
-def resume(path: Path, progress: Progress | None = None) -> Run:
+def resume(path: Path, progress: Progress | None = None, session: MakeSession = attach) -> Run:
     """Take a run up where its last checkpoint left it; it ends as if never stopped, bit for bit.
 
     Steps after the checkpoint that a killed run may have released are repeated with the same noise
@@ -121,6 +126,7 @@ def resume(path: Path, progress: Progress | None = None) -> Run:
     Args:
         path: the folder of an interrupted or killed run.
         progress: told about downloads.
+        session: what makes the session that the run follows.
 
     Raises:
         SettingsError: there is no run in the folder.
@@ -134,7 +140,7 @@ def resume(path: Path, progress: Progress | None = None) -> Run:
     if record.get("status") == "complete":
         raise CheckpointError(f"The run in {path} is complete: there is nothing left to resume.")
     settings = Settings.from_json(record["settings"])
-    device = _device(settings)
+    device = device_for(settings)
     _check_environment(record, device)
     data = load_data(settings, progress)
     if data.fingerprint != record["data"]["fingerprint"]:
@@ -160,7 +166,7 @@ def resume(path: Path, progress: Progress | None = None) -> Run:
         )
     model, optimizer = model_and_optimizer(settings, data, device)
     canaries = _canaries(settings, model)
-    run = _attached(folder, settings, record, plan, data, model, optimizer, canaries)
+    run = _attached(folder, settings, record, plan, data, model, optimizer, canaries, session)
     if saved is not None:
         run.restore(saved)
     return run
@@ -186,7 +192,7 @@ def bound_for(settings: Settings) -> Bound:
 def model_and_optimizer(
     settings: Settings, data: Dataset, device: torch.device
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A fresh model of the settings, and its optimizer.
+    """What the settings train, on its device, once it was tried on two examples.
 
     Raises:
         SettingsError: the model cannot compute these data.
@@ -225,9 +231,10 @@ def _attached(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     canaries: Canaries | None,
+    session: MakeSession,
 ) -> Run:
     """The run at step 0; only a model that could be made private leaves a run.json."""
-    private = attach(
+    private = session(
         model,
         optimizer,
         plan,
@@ -241,14 +248,16 @@ def _attached(
     record["status"] = "running"
     record["bound"] = private.bound_settings
     folder.write(record)
-    device = _device(settings)
+    device = device_for(settings)
     with_canaries = joined(data, settings, record["run_id"])
-    train, test = (
-        (torch.from_numpy(each.inputs).to(device), torch.from_numpy(each.targets).to(device))
-        for each in (with_canaries, data.test)
-    )
-    randomness = _seeded_randomness(settings.seed, device)
+    train, test = (tensors(each, device) for each in (with_canaries, data.test))
+    randomness = seeded_randomness(settings.seed, device)
     return Run(folder, settings, record, model, optimizer, private, train, test, randomness)
+
+
+def tensors(part: Arrays, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Inputs and targets on a device."""
+    return torch.from_numpy(part.inputs).to(device), torch.from_numpy(part.targets).to(device)
 
 
 def _schedule(text: str | None) -> Schedule | None:
@@ -289,7 +298,8 @@ def load_data(settings: Settings, progress: Progress | None = None) -> Dataset:
     return load(settings.data, folder, progress=progress)
 
 
-def _device(settings: Settings) -> torch.device:
+def device_for(settings: Settings) -> torch.device:
+    """Where the settings compute."""
     if settings.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -340,7 +350,7 @@ def _check_ledger(path: Path, plan: Plan, data: Dataset) -> None:
         )
 
 
-def _seeded_randomness(seed: int | None, device: torch.device) -> list[Tensor]:
+def seeded_randomness(seed: int | None, device: torch.device) -> list[Tensor]:
     """Generator states for what a model draws while it trains, such as dropout."""
     number = int.from_bytes(Streams(seed).key("initialisation")[8:16])
     kinds = ["cpu", *(["cuda"] if device.type == "cuda" else [])]
