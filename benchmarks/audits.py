@@ -1,0 +1,218 @@
+"""How far audits can be trusted: are estimators valid, and does the gate tell right from wrong?
+
+    python -m benchmarks.audits estimators
+    python -m benchmarks.audits step
+    python -m benchmarks.audits gate
+
+Each writes its part of benchmarks/results/audits.json. `gate` trains the digits demo for each run,
+with a bug planted or without, audits it, and goes on where it was cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+from rich.progress import track
+
+from benchmarks import machine
+from benchmarks.planted import BUGS, correct
+from deniable.audit.estimators import (
+    Family,
+    from_scores,
+    gaussian_epsilon,
+    guesses_for,
+    one_run,
+)
+from deniable.audit.gate import audit
+from deniable.audit.mechanism import one_step
+from deniable.runfolder import write_json
+from deniable.settings import Settings
+from deniable.training import begin, fit
+
+RESULTS = Path(__file__).parent / "results" / "audits.json"
+DELTA, CONFIDENCE = 1e-5, 0.95
+Measure = Callable[[np.random.Generator, float], float]
+
+app = typer.Typer(add_completion=False)
+
+
+# -- mechanisms of known epsilon -------------------------------------------------------------------
+
+
+def gaussian(generator: np.random.Generator, mu: float, inside: np.ndarray) -> np.ndarray:
+    """Scores of a Gaussian mechanism: 1 deviation of noise, moved by mu."""
+    return generator.normal(size=len(inside)) + mu * inside
+
+
+def randomized_response(
+    generator: np.random.Generator, epsilon: float, inside: np.ndarray
+) -> np.ndarray:
+    """The coin itself, told truly with probability 1 / (1 + exp(-epsilon)): the worst of all."""
+    truly = generator.random(len(inside)) < 1 / (1 + np.exp(-epsilon))
+    return np.where(truly, inside, ~inside) + 1e-6 * generator.random(len(inside))
+
+
+def measures(draws: int) -> dict[str, tuple[Family, Callable[..., float]]]:
+    """Every estimator, by name, from coins and scores to a bound."""
+    found: dict[str, tuple[Family, Callable[..., float]]] = {}
+    for family in Family:
+        for way in ("union", "split"):
+
+            def counted(
+                coins: np.ndarray,
+                scores: np.ndarray,
+                _: float,
+                delta: float,
+                f: Family = family,
+                w: Any = way,
+            ) -> float:
+                return from_scores(
+                    scores[coins], scores[~coins], delta=delta, family=f, thresholds=w
+                ).epsilon
+
+            found[f"thresholds by {way}, {family.value}"] = family, counted
+
+        def guessed(
+            coins: np.ndarray, scores: np.ndarray, claim: float, delta: float, f: Family = family
+        ) -> float:
+            count = guesses_for(draws, claim, delta)
+            return one_run(coins, scores, delta=delta, family=f, guesses=count).epsilon
+
+        def searched(
+            coins: np.ndarray, scores: np.ndarray, _: float, delta: float, f: Family = family
+        ) -> float:
+            counts = [draws // 50, draws // 20, draws // 5]
+            return one_run(coins, scores, delta=delta, family=f, guesses=counts).epsilon
+
+        found[f"one run, guesses by the claim, {family.value}"] = family, guessed
+        found[f"one run, best of 3 numbers, {family.value}"] = family, searched
+    return found
+
+
+def validity(repetitions: int, draws: int, show: bool = False) -> list[dict[str, Any]]:
+    """How often each estimator is above the truth, and how near it comes.
+
+    Args:
+        repetitions: of each case.
+        draws: with and without the unit together; or canaries.
+        show: a bar, while it lasts.
+    """
+    cases: list[tuple[str, float, float]] = [("null", 0.0, 0.0)]
+    cases += [("gaussian", mu, gaussian_epsilon(mu, DELTA)) for mu in (0.5, 1.0, 2.0)]
+    cases += [("randomized response", epsilon, epsilon) for epsilon in (1.0, 3.0)]
+    rows = []
+    named = list(measures(draws).items())
+    for kind, parameter, truth in track(cases, disable=not show):
+        for name, (family, measure) in named:
+            if kind == "randomized response" and family is Family.GAUSSIAN:
+                continue  # its assumption does not hold
+            delta = 0.0 if kind == "randomized response" else DELTA
+            found = []
+            for repetition in range(repetitions):
+                generator = np.random.default_rng([repetition, len(rows)])
+                coins = generator.random(draws) < 0.5
+                scores = (
+                    randomized_response(generator, parameter, coins)
+                    if kind == "randomized response"
+                    else gaussian(generator, parameter, coins)
+                )
+                found.append(measure(coins, scores, truth, delta))
+            rows.append(
+                {
+                    "mechanism": kind,
+                    "parameter": parameter,
+                    "epsilon": truth,
+                    "estimator": name,
+                    "repetitions": repetitions,
+                    "draws": draws,
+                    "above": int(np.sum(np.array(found) > truth + 1e-9)),
+                    "mean": float(np.mean(found)),
+                    "quantiles": [float(each) for each in np.quantile(found, [0.05, 0.5, 0.95])],
+                }
+            )
+    return rows
+
+
+@app.command()
+def estimators(repetitions: int = 1000, draws: int = 2000, out: Path = RESULTS) -> None:
+    """Validity and power on mechanisms of known epsilon."""
+    _keep(out, "estimators", validity(repetitions, draws, show=True))
+
+
+# -- one released step -----------------------------------------------------------------------------
+
+
+@app.command()
+def step(repetitions: int = 100, out: Path = RESULTS) -> None:
+    """The mechanism test at sigma 0.5, 1 and 2: does it bracket the true epsilon?"""
+    rows = []
+    for sigma in (0.5, 1.0, 2.0):
+        truth, found = gaussian_epsilon(1 / sigma, DELTA), []
+        started = time.perf_counter()
+        for _ in track(range(repetitions), f"sigma {sigma:g}"):
+            found.append(one_step(sigma, delta=DELTA, confidence=CONFIDENCE).epsilon)
+        rows.append(
+            {
+                "noise_multiplier": sigma,
+                "epsilon": truth,
+                "repetitions": repetitions,
+                "above": sum(each > truth for each in found),
+                "least": min(found),
+                "mean": float(np.mean(found)),
+                "share": min(found) / truth,
+                "seconds": (time.perf_counter() - started) / repetitions,
+            }
+        )
+    _keep(out, "step", rows)
+
+
+# -- the gate --------------------------------------------------------------------------------------
+
+
+def trained_and_audited(folder: Path, **settings: Any) -> dict[str, Any]:
+    """The digits demo with its audit, in a folder: what was found, and how long the audit took."""
+    run = begin(Settings.choose("digits", audit=True, **settings), folder)
+    assert fit(run)
+    started = time.perf_counter()
+    found = audit(folder)
+    whole = {each.name: each.bound for each in found.findings if each.kind == "whole run"}
+    return {
+        "holds": found.holds,
+        "refuted": [each.name for each in found.failed()],
+        "claim": found.claim,
+        "lower": {name: each.epsilon for name, each in whole.items() if each is not None},
+        "accuracy": run.record["results"]["test_accuracy"],
+        "seconds": time.perf_counter() - started,
+    }
+
+
+@app.command()
+def gate(runs: int = 100, bugs: int = 10, out: Path = RESULTS) -> None:
+    """The digits demo, so often without a bug and so often with each of them."""
+    kept = _kept(out).get("gate", {})
+    for name, plant in {"correct": correct, **BUGS}.items():
+        rows = kept.setdefault(name, [])
+        for index in track(range(len(rows), runs if name == "correct" else bugs), name):
+            with plant(index), tempfile.TemporaryDirectory() as folder:
+                rows.append(trained_and_audited(Path(folder) / "run"))
+            _keep(out, "gate", kept)
+
+
+def _kept(out: Path) -> dict[str, Any]:
+    return dict(json.loads(out.read_text(encoding="utf-8"))) if out.exists() else {}
+
+
+def _keep(out: Path, part: str, rows: Any) -> None:
+    made = machine.header("benchmarks.audits", "cpu") | machine.moment()
+    write_json(out, _kept(out) | {part: rows, f"{part} made": made})
+
+
+if __name__ == "__main__":
+    app()
