@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         PerLayerClip,
         Tanh,
     )
+    from deniable.canaries import Canaries
     from deniable.claim import Claim
     from deniable.errors import DeniableError
     from deniable.grouping import Augmented, Example, Microbatch, Unit, User
@@ -42,6 +43,7 @@ _HOME = {
     "Augmented": "grouping",
     "AutomaticClip": "bounds",
     "Bound": "bounds",
+    "Canaries": "canaries",
     "Chain": "bounds",
     "Checked": "isolation",
     "Claim": "claim",
@@ -72,6 +74,7 @@ __all__ = [
     "Augmented",
     "AutomaticClip",
     "Bound",
+    "Canaries",
     "Chain",
     "Checked",
     "Claim",

@@ -282,7 +282,8 @@ class Joined:
         else:
             sums = self.gradients.weighted_sum({name: each[:n] for name, each in weights.items()})
         for name, place in self._places.items():
-            of_canaries = self._kept((weights if isinstance(weights, Tensor) else weights[name])[n:])
+            of_units = weights if isinstance(weights, Tensor) else weights[name]
+            of_canaries = self._kept(of_units[n:])
             chosen = of_canaries[place.canaries.to(of_canaries.device)].to(place.signs.device)
             flat = sums[name].flatten().clone()
             flat.index_add_(0, place.coordinates, (chosen * place.signs * NORM).to(flat.dtype))
@@ -302,7 +303,7 @@ class Joined:
             some = slice(start, min(count, start + at_once))
             rows = slice(n + first + some.start, n + first + some.stop)
             dtype = torch.promote_types(like.dtype, torch.float32)
-            dense = torch.zeros(some.stop - some.start, like.numel(), dtype=dtype, device=like.device)
+            dense = like.new_zeros(some.stop - some.start, like.numel(), dtype=dtype)
             signed = (values[first:][some] * place.signs[some]).to(dtype)
             dense.scatter_(1, place.coordinates[some, None], signed[:, None])
             yield rows, dense.view(-1, *like.shape)
@@ -314,4 +315,6 @@ class Joined:
         return Joined(self.gradients.only(keep[:n]), self._places, self._count, mine)
 
     def _kept(self, values: Tensor) -> Tensor:
-        return values if self._keep is None else torch.where(self._keep.to(values.device), values, 0)
+        return (
+            values if self._keep is None else torch.where(self._keep.to(values.device), values, 0)
+        )

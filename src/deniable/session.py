@@ -492,9 +492,7 @@ class PrivateSession:
             )
         mean = self._loss_reduction == "mean" and not self._summed
         with torch.no_grad(), exactly(self._device):
-            gradients: Gradients = self._capture.collect(
-                (piece.rows if mean else 1.0) / loss_scale
-            )
+            gradients: Gradients = self._capture.collect((piece.rows if mean else 1.0) / loss_scale)
             units = gradients.units
             if self.canaries is not None and piece.canaries is not None:
                 gradients = self.canaries.join(gradients, piece.canaries)
@@ -675,8 +673,8 @@ def _check_canaries(canaries: Canaries, plan: Plan, bound: Bound, unit: Unit) ->
         )
     if bound.adapts:
         raise AttachError(
-            f"{bound!r} follows the norms in a batch, and canaries would lead it astray. Audit with "
-            "Clip at the norm where it settles, or leave out canaries."
+            f"{bound!r} follows the norms in a batch, and canaries would lead it astray. Audit "
+            "with Clip at the norm where it settles, or leave out canaries."
         )
     if unit.sensitivity_factor != 1:
         raise AttachError(

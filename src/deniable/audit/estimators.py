@@ -243,9 +243,7 @@ def _best(
     return best
 
 
-def _rates(
-    found: int, members: int, wrong: int, others: int, error: float
-) -> tuple[float, float]:
+def _rates(found: int, members: int, wrong: int, others: int, error: float) -> tuple[float, float]:
     """The least true-positive and the largest false-positive rate, each with `error`."""
     hit = stats.beta.ppf(error, found, members - found + 1) if found else 0.0
     false = stats.beta.ppf(1 - error, wrong + 1, others - wrong) if wrong < others else 1.0
@@ -430,9 +428,7 @@ def _accuracy(mu: float, share: float) -> float:
     return float(special.ndtr(mu / 2 - low)) / share
 
 
-def _probability(
-    canaries: int, guesses: int, correct: int, epsilon: float, delta: float
-) -> float:
+def _probability(canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
     """The most that P[at least so many right] can be under (epsilon, delta): theorem 5.2."""
     rate = 1 / (1 + math.exp(-epsilon))
     tail = float(stats.binom.sf(correct - 1, guesses, rate))
@@ -524,9 +520,7 @@ def least_false_positives(claim: Spent | PrivacyCurve, rate: float) -> float:
     for each in claim.points if isinstance(claim, PrivacyCurve) else (claim,):
         if each.is_private and each.epsilon < 700:
             grown = math.exp(each.epsilon)
-            least = max(
-                least, (rate - each.delta) / grown, 1 - each.delta - grown * (1 - rate)
-            )
+            least = max(least, (rate - each.delta) / grown, 1 - each.delta - grown * (1 - rate))
     return least
 
 

@@ -100,9 +100,7 @@ class _Subject:
         with Ledger(folder.ledger_of(record), create=False) as ledger:
             contents, event = ledger.contents(), ledger.event(record["run_id"])
         claim = Claim.of(contents, record["run_id"], plan.delta, plan.accountant)
-        saved = (
-            safetensors.torch.load_file(folder.canaries) if folder.canaries.exists() else {}
-        )
+        saved = safetensors.torch.load_file(folder.canaries) if folder.canaries.exists() else {}
         return cls(
             folder,
             settings,
@@ -208,4 +206,3 @@ class _Subject:
 def _losses(model: nn.Module, rows: tuple[Tensor, ...]) -> Tensor:
     inputs, targets = rows
     return loss_of_each(model(inputs), targets)
-

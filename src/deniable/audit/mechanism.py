@@ -30,7 +30,7 @@ from deniable.audit.findings import Finding
 from deniable.bounds import Bound, Clip
 from deniable.canaries import Canaries
 from deniable.plan import Plan
-from deniable.session import PrivateSession, attach
+from deniable.session import attach
 from deniable.units import Neighbouring
 
 # Draws of each parameter, with a unit and without: enough to see noise that is missing.
@@ -53,7 +53,6 @@ class Mechanism:
         bound: makes the bound.
         neighbouring: the relation.
         secure: whether noise is drawn in float64.
-        device: where the model lives.
     """
 
     model: Callable[[], nn.Module]
@@ -61,7 +60,6 @@ class Mechanism:
     bound: Callable[[], Bound] = lambda: Clip(1.0)
     neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE
     secure: bool = False
-    device: torch.device = torch.device("cpu")
 
     @property
     def mu(self) -> float:
@@ -164,7 +162,9 @@ def step_of(mechanism: Mechanism, delta: float, tests: int) -> list[Finding]:
     names = [name for name in canaries.parameters if len(canaries.of_parameter(name))]
     parts: dict[str, Any] = {"": slice(None)}
     parts |= {name: canaries.of_parameter(name) for name in names if len(names) > 1}
-    return [_step_finding(name, part, mechanism, releases, delta, tests) for name, part in parts.items()]
+    return [
+        _step_finding(name, part, mechanism, releases, delta, tests) for name, part in parts.items()
+    ]
 
 
 def _step_finding(
@@ -222,7 +222,7 @@ def sensitivity_of(
     private = attach(model, optimizer, plan, bound=mechanism.bound(), seed=0)
     allowed, most, where = private.sensitivity.value, 0.0, ""
     for step, batch in enumerate(private.batches(rows)):
-        alone = torch.zeros(count, device=mechanism.device)
+        alone = torch.zeros(count)
         alone[step // 2] = 1e6 if step % 2 else 1.0
         private.backward(loss(model, batch) * alone)
         optimizer.step()
@@ -361,7 +361,7 @@ class _Stage:
             canaries=self.canaries,
             run_id="audit",
         )
-        self.rows = torch.zeros(1, 1, device=mechanism.device)
+        self.rows = torch.zeros(1, 1)
 
     def take(self, releases: int, inside: bool = True) -> list[tuple[Mask, Flat]]:
         """Releases, each with coins of its own: who was in, and what the optimizer received."""

@@ -33,7 +33,7 @@ def gradient_canaries(
     curve: Spent | PrivacyCurve,
     tests: int,
 ) -> list[Finding]:
-    """What the scores of gradient canaries say of a whole run: nothing assumed, Gaussian, the claim.
+    """What the scores of gradient canaries say of a whole run, and of the claim itself.
 
     Args:
         coins: which canaries were in.
@@ -113,8 +113,6 @@ def _finding(
 
     def says(bound: LowerBound) -> str:
         counts = dict(bound.counts)
-        return (
-            f"{what}: {counts['correct']} of {counts['guesses']} guesses who was in were right."
-        )
+        return f"{what}: {counts['correct']} of {counts['guesses']} guesses who was in were right."
 
     return Finding.measured(name, "whole run", claim.epsilon, measure, tests, says)

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from deniable import words
 from deniable.units import PrivacyCurve, Spent
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def brackets(
                 color=_MUTED,
             )
             axes.annotate(
-                f"{value:.2f}",
+                words.rounded_down(value, 3),
                 (value, row),
                 xytext=(9, -4),
                 textcoords="offset points",
@@ -157,7 +158,7 @@ def brackets(
             )
         axes.axvline(claim, color=_SERIES)
         axes.annotate(
-            f"claimed {claim:.2f}",
+            f"claimed {words.rounded_up(claim)}",
             (claim, 1),
             xycoords=("data", "axes fraction"),
             xytext=(-5 if claim > 0.3 * most else 5, 2),
@@ -171,9 +172,7 @@ def brackets(
         return _svg(figure, name, label)
 
 
-def attacker(
-    name: str, limit: Spent | PrivacyCurve, *, label: str, found: Points = ()
-) -> Markup:
+def attacker(name: str, limit: Spent | PrivacyCurve, *, label: str, found: Points = ()) -> Markup:
     """The most true positives of any membership test, over its false positives; guessing below.
 
     Args:
@@ -194,7 +193,8 @@ def attacker(
         axes.plot(rates, best, color=_SERIES, clip_on=False)
         if found:
             axes.plot(*zip(*found, strict=True), color=_INK, linewidth=1.4, dashes=(1.2, 1.2))
-            axes.text(0.6, 0.72, "measured", color=_INK, va="top")
+            below = max((y for x, y in found if x <= 0.4), default=0.0)
+            axes.text(0.43, below - 0.02, "measured", color=_INK, va="top")
         axes.text(0.52, 0.465, "guessing", color=_MUTED, va="top")
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="wrongly named, of those not in the data")
         axes.set_title("found, of those in the data", loc="left", color=_MUTED, fontsize=11)

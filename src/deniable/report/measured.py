@@ -1,4 +1,4 @@
-"""What audit.json says, safe to show beside the claim: what is absent or of a wrong type is left out.
+"""What audit.json says, safe to show: what is absent or of a wrong type is left out.
 
 Importable without torch.
 """
@@ -82,7 +82,7 @@ def measured(path: Path, limit: Spent | PrivacyCurve | None) -> Measured | None:
         holds=values.get("holds") is True,
         rows=[_row(each) for each in findings],
         figures=_figures(whole, claim, values.get("roc"), limit),
-        lowest=words.significant(max(value for _, value in whole), 3) if whole else None,
+        lowest=words.rounded_down(max(value for _, value in whole), 3) if whole else None,
         alone=words.percent(number(confidence, "alone"), 0),
         together=words.percent(number(confidence, "together"), 0),
     )
@@ -96,7 +96,7 @@ def _row(finding: Mapping[str, Any]) -> Row:
     return Row(
         str(finding.get("name")),
         words.rounded_up(number(finding, "claim")),
-        words.significant(_bound(finding)),
+        words.rounded_down(_bound(finding)),
         finding.get("holds") is True,
         str(finding.get("says")),
     )
@@ -115,10 +115,10 @@ def _figures(
             "is no smaller than the one and, if the claim is right, no larger than the other."
         )
         title = "Measured and claimed"
-        said = "; ".join(f"{name}: at least {value:.3g}" for name, value in whole)
-        chart = charts.brackets(
-            "brackets", whole, claim, label=f"{title}. {said}; claimed: at most {claim:.3g}."
+        said = "; ".join(
+            f"{name}: at least {words.rounded_down(value, 3)}" for name, value in whole
         )
+        chart = charts.brackets("brackets", whole, claim, label=f"{title}. {said}")
         found["brackets"] = Figure(title, caption, chart)
     rates = _rates(points)
     if rates and limit is not None and limit.is_private:
