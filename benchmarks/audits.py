@@ -5,8 +5,9 @@
     python -m benchmarks.audits gate
     python -m benchmarks.audits page
 
-Each of the first three writes its part of benchmarks/results/audits.json. `gate` trains the digits demo for each run,
-with a bug planted or without, audits it, and goes on where it was cut off.
+Each of the first three writes its part of benchmarks/results/audits.json; the last writes
+docs/audit.md from that. `gate` trains the digits demo for each run, with a bug planted or without,
+audits it, and goes on where it was cut off.
 """
 
 from __future__ import annotations
