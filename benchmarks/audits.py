@@ -28,10 +28,10 @@ from benchmarks import machine
 from benchmarks.planted import BUGS, correct
 from deniable.audit.estimators import (
     Family,
+    from_one_run,
     from_scores,
     gaussian_epsilon,
     guesses_for,
-    one_run,
 )
 from deniable.audit.gate import audit
 from deniable.audit.mechanism import one_step
@@ -88,13 +88,13 @@ def measures(draws: int) -> dict[str, tuple[Family, Callable[..., float]]]:
             coins: np.ndarray, scores: np.ndarray, claim: float, delta: float, f: Family = family
         ) -> float:
             count = guesses_for(draws, claim, delta)
-            return one_run(coins, scores, delta=delta, family=f, guesses=count).epsilon
+            return from_one_run(coins, scores, delta=delta, family=f, guesses=count).epsilon
 
         def searched(
             coins: np.ndarray, scores: np.ndarray, _: float, delta: float, f: Family = family
         ) -> float:
             counts = [draws // 50, draws // 20, draws // 5]
-            return one_run(coins, scores, delta=delta, family=f, guesses=counts).epsilon
+            return from_one_run(coins, scores, delta=delta, family=f, guesses=counts).epsilon
 
         found[f"one run, guesses by the claim, {family.value}"] = family, guessed
         found[f"one run, best of 3 numbers, {family.value}"] = family, searched

@@ -13,13 +13,13 @@ from benchmarks.audits import CONFIDENCE, DELTA, gaussian, measures, randomized_
 from deniable.accounting import spent
 from deniable.audit.estimators import (
     Family,
+    from_one_run,
     from_rates,
     from_scores,
     gaussian_epsilon,
     gaussian_mu,
     guesses_for,
     least_false_positives,
-    one_run,
     one_run_probability,
     roc,
 )
@@ -86,7 +86,7 @@ def test_a_threshold_that_is_chosen_and_not_paid_for_is_found_out() -> None:
 def test_a_number_of_guesses_that_is_chosen_and_not_paid_for_is_found_out() -> None:
     def naive(coins: np.ndarray, scores: np.ndarray, _: float, delta: float) -> float:
         bounds = (
-            one_run(coins, scores, delta=delta, guesses=count).epsilon
+            from_one_run(coins, scores, delta=delta, guesses=count).epsilon
             for count in range(4, DRAWS, 8)
         )
         return max(bounds)
@@ -115,7 +115,7 @@ def test_one_run_comes_near_the_epsilon_of_randomized_response() -> None:
     generator = np.random.default_rng(3)
     coins = generator.random(5000) < 0.5
     scores = randomized_response(generator, 2.0, coins)
-    assert 1.9 < one_run(coins, scores, delta=0.0, guesses=5000).epsilon < 2.0
+    assert 1.9 < from_one_run(coins, scores, delta=0.0, guesses=5000).epsilon < 2.0
 
 
 def test_without_delta_right_guesses_are_as_probable_as_biased_coins() -> None:
@@ -123,7 +123,7 @@ def test_without_delta_right_guesses_are_as_probable_as_biased_coins() -> None:
     coins = np.arange(100) % 10 != 0
     scores = np.linspace(1, 0, 100)  # of 40 guesses the 20 that say in are 18 times right
     count = int(coins[:20].sum() + (~coins[80:]).sum())
-    bound = one_run(coins, scores, delta=0.0, guesses=40)
+    bound = from_one_run(coins, scores, delta=0.0, guesses=40)
     rate = 1 / (1 + math.exp(-bound.epsilon)) if bound.epsilon else 0.5
     assert bound.epsilon > 0 or stats.binom.sf(count - 1, 40, 0.5) > 0.05
     assert stats.binom.sf(count - 1, 40, rate) <= 0.05 + 1e-6 or not bound.epsilon
@@ -185,11 +185,11 @@ def test_what_cannot_be_scored_is_refused_in_words() -> None:
     with pytest.raises(ValueError, match="NaN"):
         from_scores([1.0, math.nan], [0.0, 1.0], delta=0.0)
     with pytest.raises(ValueError, match="one coin and one score a canary"):
-        one_run([True, False], [1.0], delta=0.0, guesses=1)
+        from_one_run([True, False], [1.0], delta=0.0, guesses=1)
     with pytest.raises(ValueError, match="guesses must be between 1 and"):
-        one_run([True, False], [1.0, 0.0], delta=0.0, guesses=3)
+        from_one_run([True, False], [1.0, 0.0], delta=0.0, guesses=3)
     with pytest.raises(ValueError, match="at least one number of guesses"):
-        one_run([True, False], [1.0, 0.0], delta=0.0, guesses=[])
+        from_one_run([True, False], [1.0, 0.0], delta=0.0, guesses=[])
     with pytest.raises(ValueError, match="between 0 and 1"):
         from_rates(1, 2, 1, 2, delta=1.5)
     with pytest.raises(ValueError, match="some of how many"):

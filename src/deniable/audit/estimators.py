@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | `from_rates` | counts at a threshold that was fixed beforehand | draws are independent |
 | `from_scores` | many draws with the unit, many without | draws are independent |
-| `one_run` | one score a canary, one fair coin a canary | the coins are fair; nothing else |
+| `from_one_run` | one score a canary, one fair coin a canary | the coins are fair; nothing else |
 | `Family.GAUSSIAN`, with each | the same | the trade-off of errors is a Gaussian's, too |
 
 Every function is a statistical test turned around: it returns the largest epsilon that the scores
@@ -262,7 +262,7 @@ def _from_errors(hit: float, false: float, delta: float, family: Family) -> floa
 # -- one run with many canaries --------------------------------------------------------------------
 
 
-def one_run(
+def from_one_run(
     coins: ArrayLike,
     scores: ArrayLike,
     *,
@@ -296,14 +296,15 @@ def one_run(
 
     >>> generator = np.random.default_rng(0)
     >>> coins = generator.random(5000) < 0.5
-    >>> bound = one_run(coins, generator.normal(size=5000) + 2 * coins, delta=1e-5, guesses=200)
+    >>> scores = generator.normal(size=5000) + 2 * coins
+    >>> bound = from_one_run(coins, scores, delta=1e-5, guesses=200)
     >>> 2.5 < bound.epsilon
     True
     """
     _check(delta, confidence)
     tried = [guesses] if isinstance(guesses, int) else list(guesses)
     if not tried:
-        raise ValueError("one_run needs at least one number of guesses, got none.")
+        raise ValueError("from_one_run needs at least one number of guesses, got none.")
     error, best = (1 - confidence) / len(tried), None
     for count in tried:
         canaries, correct = right_guesses(coins, scores, count)
@@ -376,7 +377,7 @@ def right_guesses(coins: ArrayLike, scores: ArrayLike, guesses: int) -> tuple[in
     given, found = np.asarray(coins, dtype=bool), np.asarray(scores, dtype=np.float64)
     if given.ndim != 1 or given.shape != found.shape or np.isnan(found).any():
         raise ValueError(
-            "one_run expects one coin and one score a canary, none of them NaN; got shapes "
+            "from_one_run expects one coin and one score a canary, none of them NaN; got shapes "
             f"{given.shape} and {found.shape}, {int(np.isnan(found).sum())} of them NaN."
         )
     if not 1 <= guesses <= len(given):

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from deniable.audit.estimators import (
     Family,
     LowerBound,
+    from_one_run,
     guesses_for,
-    one_run,
     one_run_probability,
 )
 from deniable.audit.findings import CONFIDENCE, TOGETHER, Finding
@@ -107,7 +107,7 @@ def _finding(
     tests: int,
 ) -> Finding:
     def measure(confidence: float) -> LowerBound:
-        return one_run(
+        return from_one_run(
             coins, scores, delta=claim.delta, confidence=confidence, family=family, guesses=guesses
         )
 
