@@ -26,15 +26,11 @@ from rich.progress import track
 
 from benchmarks import machine
 from benchmarks.planted import BUGS, correct
-from deniable.audit.estimators import (
-    Family,
-    from_one_run,
-    from_scores,
-    gaussian_epsilon,
-    guesses_for,
-)
+from deniable.audit.estimators import Family, from_scores
 from deniable.audit.gate import audit
+from deniable.audit.guesses import from_one_run, guesses_for
 from deniable.audit.mechanism import one_step
+from deniable.audit.tradeoff import gaussian_epsilon
 from deniable.runfolder import write_json
 from deniable.settings import Settings
 from deniable.training import begin, fit

@@ -11,18 +11,9 @@ from scipy import stats
 
 from benchmarks.audits import CONFIDENCE, DELTA, gaussian, measures, randomized_response
 from deniable.accounting import spent
-from deniable.audit.estimators import (
-    Family,
-    from_one_run,
-    from_rates,
-    from_scores,
-    gaussian_epsilon,
-    gaussian_mu,
-    guesses_for,
-    least_false_positives,
-    one_run_probability,
-    roc,
-)
+from deniable.audit.estimators import Family, from_rates, from_scores
+from deniable.audit.guesses import from_one_run, guesses_for, one_run_probability
+from deniable.audit.tradeoff import gaussian_epsilon, gaussian_mu, least_false_positives, roc
 from deniable.events import GaussianEvent
 from deniable.units import PrivacyCurve, Spent
 

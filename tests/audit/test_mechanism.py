@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.planted import BUGS
-from deniable.audit.estimators import gaussian_epsilon
 from deniable.audit.mechanism import (
     Mechanism,
     noise_again,
@@ -18,6 +17,7 @@ from deniable.audit.mechanism import (
     step_of,
     tests_of_step,
 )
+from deniable.audit.tradeoff import gaussian_epsilon
 from deniable.bounds import Clip, PerLayerClip, Tanh
 from deniable.training.loop import loss_of_each
 from deniable.units import Neighbouring

@@ -14,23 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deniable.audit.drawing import probabilities_of, sampling_of
-    from deniable.audit.estimators import (
-        Family,
-        LowerBound,
-        from_one_run,
-        from_rates,
-        from_scores,
-        gaussian_delta,
-        gaussian_epsilon,
-        gaussian_mu,
-        guesses_for,
-        least_false_positives,
-        one_run_probability,
-        right_guesses,
-        roc,
-    )
+    from deniable.audit.estimators import Family, LowerBound, from_rates, from_scores
     from deniable.audit.findings import Audit, Finding
     from deniable.audit.gate import audit
+    from deniable.audit.guesses import (
+        from_one_run,
+        guesses_for,
+        one_run_probability,
+        right_guesses,
+    )
     from deniable.audit.mechanism import (
         Mechanism,
         noise_again,
@@ -39,6 +31,12 @@ if TYPE_CHECKING:
         step_of,
     )
     from deniable.audit.one_run import example_canaries, gradient_canaries
+    from deniable.audit.tradeoff import (
+        gaussian_delta,
+        gaussian_epsilon,
+        gaussian_mu,
+        least_false_positives,
+    )
 
 _HOME = {
     "Audit": "findings",
@@ -48,21 +46,20 @@ _HOME = {
     "Mechanism": "mechanism",
     "audit": "gate",
     "example_canaries": "one_run",
-    "from_one_run": "estimators",
+    "from_one_run": "guesses",
     "from_rates": "estimators",
     "from_scores": "estimators",
-    "gaussian_delta": "estimators",
-    "gaussian_epsilon": "estimators",
-    "gaussian_mu": "estimators",
+    "gaussian_delta": "tradeoff",
+    "gaussian_epsilon": "tradeoff",
+    "gaussian_mu": "tradeoff",
     "gradient_canaries": "one_run",
-    "guesses_for": "estimators",
-    "least_false_positives": "estimators",
+    "guesses_for": "guesses",
+    "least_false_positives": "tradeoff",
     "noise_again": "mechanism",
-    "one_run_probability": "estimators",
+    "one_run_probability": "guesses",
     "one_step": "mechanism",
     "probabilities_of": "drawing",
-    "right_guesses": "estimators",
-    "roc": "estimators",
+    "right_guesses": "guesses",
     "sampling_of": "drawing",
     "sensitivity_of": "mechanism",
     "step_of": "mechanism",
@@ -90,7 +87,6 @@ __all__ = [
     "one_step",
     "probabilities_of",
     "right_guesses",
-    "roc",
     "sampling_of",
     "sensitivity_of",
     "step_of",

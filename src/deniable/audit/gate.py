@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from deniable.accounting import privacy_curve
 from deniable.audit.drawing import sampling_of
-from deniable.audit.estimators import roc
 from deniable.audit.findings import Audit, Finding
 from deniable.audit.mechanism import (
     Mechanism,
@@ -34,6 +33,7 @@ from deniable.audit.one_run import (
     example_canaries,
     gradient_canaries,
 )
+from deniable.audit.tradeoff import roc
 from deniable.claim import Claim
 from deniable.data import Dataset
 from deniable.errors import SettingsError

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from deniable import checkpoint
-from deniable.audit.estimators import Family, LowerBound, from_scores, gaussian_epsilon
+from deniable.audit.estimators import Family, LowerBound, from_scores
 from deniable.audit.findings import Finding
+from deniable.audit.tradeoff import gaussian_epsilon
 from deniable.bounds import Bound, Clip
 from deniable.canaries import Canaries
 from deniable.plan import Plan

@@ -11,14 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deniable.audit.estimators import (
-    Family,
-    LowerBound,
-    from_one_run,
-    guesses_for,
-    one_run_probability,
-)
+from deniable.audit.estimators import Family, LowerBound
 from deniable.audit.findings import CONFIDENCE, TOGETHER, Finding
+from deniable.audit.guesses import from_one_run, guesses_for, one_run_probability
 from deniable.units import PrivacyCurve, Spent
 
 # With fewer canaries than these, not even a perfect attack shows much.
