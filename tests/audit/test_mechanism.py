@@ -18,7 +18,7 @@ from deniable.audit.mechanism import (
     tests_of_step,
 )
 from deniable.audit.tradeoff import gaussian_epsilon
-from deniable.bounds import Clip, PerLayerClip, Tanh
+from deniable.bounds import AdaptiveClip, Clip, PerLayerClip, Tanh
 from deniable.training.loop import loss_of_each
 from deniable.units import Neighbouring
 
@@ -71,6 +71,7 @@ MECHANISMS = {
     "replace": Mechanism(small, 1.0, neighbouring=Neighbouring.REPLACE),
     "secure": Mechanism(small, 1.0, secure=True),
     "per layer": Mechanism(small, 1.0, partial(PerLayerClip, 1.0)),
+    "adaptive": Mechanism(small, 1.0, partial(AdaptiveClip, 1.0)),
     "tanh": Mechanism(small, 1.0, Tanh),
     "one parameter": Mechanism(lambda: nn.Linear(6, 3, bias=False), 1.0),
 }
@@ -110,5 +111,6 @@ def test_a_row_that_goes_past_the_rules_moves_the_sum_too_far() -> None:
 
 
 def test_findings_are_counted_before_they_are_made() -> None:
-    assert tests_of_step(small()) == 5 == len(step_of(MECHANISMS["as usual"], DELTA, TESTS))
+    assert tests_of_step(small()) == 5
+    assert len(step_of(MECHANISMS["as usual"], DELTA, TESTS)) == 5
     assert tests_of_step(nn.Linear(6, 3, bias=False)) == 1

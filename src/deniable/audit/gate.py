@@ -46,7 +46,7 @@ from deniable.training.loop import loss_of_each
 from deniable.training.start import bound_for, joined, load_data, model_and_optimizer
 from deniable.units import Spent
 
-ROWS = 32  # of the data, each alone through the model
+ROWS = 16  # of the data, each alone through the model
 
 Say = Callable[[str], None]
 
