@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def measures(draws: int) -> dict[str, tuple[Family, Callable[..., float]]]:
         def guessed(
             coins: np.ndarray, scores: np.ndarray, claim: float, delta: float, f: Family = family
         ) -> float:
-            count = guesses_for(draws, claim, delta)
+            count = _guesses(draws, claim, delta)
             return from_one_run(coins, scores, delta=delta, family=f, guesses=count).epsilon
 
         def searched(
@@ -97,54 +98,62 @@ def measures(draws: int) -> dict[str, tuple[Family, Callable[..., float]]]:
     return found
 
 
-def validity(repetitions: int, draws: int, show: bool = False) -> list[dict[str, Any]]:
-    """How often each estimator is above the truth, and how near it comes.
+_guesses = cache(guesses_for)
+
+
+def cases() -> list[tuple[str, float, float]]:
+    """Mechanisms by kind and parameter, with their true epsilon."""
+    return [
+        ("null", 0.0, 0.0),
+        *(("gaussian", mu, gaussian_epsilon(mu, DELTA)) for mu in (0.5, 1.0, 2.0)),
+        *(("randomized response", epsilon, epsilon) for epsilon in (1.0, 3.0)),
+    ]
+
+
+def validity(
+    case: tuple[str, float, float], name: str, repetitions: int, draws: int
+) -> dict[str, Any]:
+    """How often an estimator is above the truth, and how near it comes.
 
     Args:
-        repetitions: of each case.
+        case: one of `cases`.
+        name: of the estimator, as in `measures`.
+        repetitions: how often.
         draws: with and without the unit together; or canaries.
-        show: a bar, while it lasts.
     """
-    cases: list[tuple[str, float, float]] = [("null", 0.0, 0.0)]
-    cases += [("gaussian", mu, gaussian_epsilon(mu, DELTA)) for mu in (0.5, 1.0, 2.0)]
-    cases += [("randomized response", epsilon, epsilon) for epsilon in (1.0, 3.0)]
-    rows = []
-    named = list(measures(draws).items())
-    for kind, parameter, truth in track(cases, disable=not show):
-        for name, (family, measure) in named:
-            if kind == "randomized response" and family is Family.GAUSSIAN:
-                continue  # its assumption does not hold
-            delta = 0.0 if kind == "randomized response" else DELTA
-            found = []
-            for repetition in range(repetitions):
-                generator = np.random.default_rng([repetition, len(rows)])
-                coins = generator.random(draws) < 0.5
-                scores = (
-                    randomized_response(generator, parameter, coins)
-                    if kind == "randomized response"
-                    else gaussian(generator, parameter, coins)
-                )
-                found.append(measure(coins, scores, truth, delta))
-            rows.append(
-                {
-                    "mechanism": kind,
-                    "parameter": parameter,
-                    "epsilon": truth,
-                    "estimator": name,
-                    "repetitions": repetitions,
-                    "draws": draws,
-                    "above": int(np.sum(np.array(found) > truth + 1e-9)),
-                    "mean": float(np.mean(found)),
-                    "quantiles": [float(each) for each in np.quantile(found, [0.05, 0.5, 0.95])],
-                }
-            )
-    return rows
+    kind, parameter, truth = case
+    measure, found = measures(draws)[name][1], []
+    for repetition in range(repetitions):
+        generator = np.random.default_rng([repetition, *name.encode()])
+        coins = generator.random(draws) < 0.5
+        draw = randomized_response if kind == "randomized response" else gaussian
+        delta = 0.0 if kind == "randomized response" else DELTA
+        found.append(measure(coins, draw(generator, parameter, coins), truth, delta))
+    return {
+        "mechanism": kind,
+        "parameter": parameter,
+        "epsilon": truth,
+        "estimator": name,
+        "repetitions": repetitions,
+        "draws": draws,
+        "above": int(np.sum(np.array(found) > truth + 1e-9)),
+        "mean": float(np.mean(found)),
+        "quantiles": [float(each) for each in np.quantile(found, [0.05, 0.5, 0.95])],
+    }
 
 
 @app.command()
 def estimators(repetitions: int = 1000, draws: int = 2000, out: Path = RESULTS) -> None:
-    """Validity and power on mechanisms of known epsilon."""
-    _keep(out, "estimators", validity(repetitions, draws, show=True))
+    """Validity and power on mechanisms of known epsilon; goes on where it was cut off."""
+    rows = _kept(out).get("estimators", [])
+    done = {(row["mechanism"], row["parameter"], row["estimator"]) for row in rows}
+    for case in track(cases(), "estimators"):
+        for name, (family, _) in measures(draws).items():
+            if case[0] == "randomized response" and family is Family.GAUSSIAN:
+                continue  # its assumption does not hold
+            if (case[0], case[1], name) not in done:
+                rows.append(validity(case, name, repetitions, draws))
+                _keep(out, "estimators", rows)
 
 
 # -- one released step -----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import special
 
 from deniable.audit.estimators import Family, LowerBound, check
 from deniable.audit.tradeoff import (
@@ -197,11 +197,14 @@ def _accuracy(mu: float, share: float) -> float:
 def _probability(canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
     """The most that P[at least so many right] can be under (epsilon, delta): theorem 5.2."""
     rate = 1 / (1 + math.exp(-epsilon))
-    tail = float(stats.binom.sf(correct - 1, guesses, rate))
-    if not correct or not delta:
+    if not correct:
+        return 1.0
+    tail = float(special.bdtrc(correct - 1, guesses, rate))
+    if not delta:
         return min(1.0, tail)
     fewer = np.arange(1, correct + 1)
-    below = np.cumsum(stats.binom.pmf(correct - fewer, guesses, rate))
+    up_to = special.bdtr(correct - 1.0 - fewer[:-1], guesses, rate)
+    below = special.bdtr(correct - 1.0, guesses, rate) - np.append(up_to, 0.0)
     return min(1.0, tail + 2 * canaries * delta * float((below / fewer).max()))
 
 

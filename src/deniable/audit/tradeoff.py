@@ -15,7 +15,7 @@ from scipy import special
 from deniable.units import PrivacyCurve, Spent
 
 MOST = 64.0  # an epsilon beyond this says no more than this one does
-HALVINGS = 40
+HALVINGS = 32
 
 
 def gaussian_delta(mu: float, epsilon: float) -> float:
