@@ -14,7 +14,7 @@ from typing import Any
 from deniable import words
 from deniable.report import charts
 from deniable.report.figures import Figure
-from deniable.report.record import mapping, number
+from deniable.report.record import Record, mapping, number
 from deniable.units import PrivacyCurve, Spent
 
 # What tests of the whole run are called on the page, and what they rest on.
@@ -47,6 +47,7 @@ class Measured:
         lowest: the largest lower bound on the whole run's epsilon, in words; None without one.
         alone: the confidence of each bound, in percent.
         together: the confidence of the verdict, in percent.
+        canaries: how many the run was trained with; None where it was without.
     """
 
     holds: bool
@@ -55,13 +56,15 @@ class Measured:
     lowest: str | None
     alone: str
     together: str
+    canaries: str | None
 
 
-def measured(path: Path, limit: Spent | PrivacyCurve | None) -> Measured | None:
+def measured(path: Path, record: Record, limit: Spent | PrivacyCurve | None) -> Measured | None:
     """The audit of a run; None where there is none that can be read.
 
     Args:
         path: of audit.json.
+        record: of the run.
         limit: what is claimed of every attacker.
     """
     try:
@@ -77,7 +80,8 @@ def measured(path: Path, limit: Spent | PrivacyCurve | None) -> Measured | None:
         if each.get("kind") == "whole run" and (value := _bound(each)) is not None
     ]
     claim = number(mapping(values, "claim"), "epsilon")
-    confidence = mapping(values, "confidence")
+    confidence, kinds = mapping(values, "confidence"), record.section("canaries")
+    canaries = sum(number(kinds, each) or 0.0 for each in ("gradients", "examples"))
     return Measured(
         holds=values.get("holds") is True,
         rows=[_row(each) for each in findings],
@@ -85,6 +89,7 @@ def measured(path: Path, limit: Spent | PrivacyCurve | None) -> Measured | None:
         lowest=words.rounded_down(max(value for _, value in whole), 3) if whole else None,
         alone=words.percent(number(confidence, "alone"), 0),
         together=words.percent(number(confidence, "together"), 0),
+        canaries=words.significant(canaries) if canaries else None,
     )
 
 

@@ -65,7 +65,7 @@ def page(record: Record, statement: Statement, name: str, audit: Path | None = N
     )
     spent = claim(record, statement)
     limit = _limit(spent, statement)
-    found = None if audit is None else measured(audit, limit)
+    found = None if audit is None else measured(audit, record, limit)
     return environment.get_template("report.html").render(
         name=name,
         record=record,
