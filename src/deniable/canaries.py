@@ -303,10 +303,13 @@ class Joined:
 
     def stream(self, name: str) -> Iterator[tuple[slice, Tensor]]:
         """See `Gradients.stream`."""
-        yield from self.gradients.stream(name)
+        n = self.gradients.units
+        for units, of_batch in self.gradients.stream(name):
+            start = units.start or 0
+            yield slice(start, start + len(of_batch)), of_batch  # it may end beyond the batch
         if name not in self._places:
             return
-        place, like, n = self._places[name], self.parameters[name], self.gradients.units
+        place, like = self._places[name], self.parameters[name]
         values = self._kept(torch.full((self._count,), NORM, device=like.device))
         first, count = int(place.canaries[0]), len(place.canaries)
         at_once = units_at_once(like.numel(), like.device)
