@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from benchmarks.planted import BUGS
 from deniable.audit.mechanism import (
     Mechanism,
+    findings_of_step,
     noise_again,
     one_step,
     sensitivity_of,
     step_of,
-    tests_of_step,
 )
 from deniable.audit.tradeoff import gaussian_epsilon
 from deniable.bounds import AdaptiveClip, Clip, PerLayerClip, Tanh
@@ -111,6 +111,6 @@ def test_a_row_that_goes_past_the_rules_moves_the_sum_too_far() -> None:
 
 
 def test_findings_are_counted_before_they_are_made() -> None:
-    assert tests_of_step(small()) == 5
+    assert findings_of_step(small()) == 5
     assert len(step_of(MECHANISMS["as usual"], DELTA, TESTS)) == 5
-    assert tests_of_step(nn.Linear(6, 3, bias=False)) == 1
+    assert findings_of_step(nn.Linear(6, 3, bias=False)) == 1

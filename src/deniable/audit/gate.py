@@ -21,10 +21,10 @@ from deniable.audit.drawing import sampling_of
 from deniable.audit.findings import Audit, Finding
 from deniable.audit.mechanism import (
     Mechanism,
+    findings_of_step,
     noise_again,
     sensitivity_of,
     step_of,
-    tests_of_step,
 )
 from deniable.audit.one_run import (
     FEWEST,
@@ -131,7 +131,7 @@ class _Subject:
         """How many findings share the error of the audit."""
         return (
             2
-            + tests_of_step(self.model())
+            + findings_of_step(self.model())
             + (TESTS_OF_GRADIENTS if self.gradients else 0)
             + (TESTS_OF_EXAMPLES if self.examples else 0)
         )

@@ -191,7 +191,7 @@ def _step_finding(
     )
 
 
-def tests_of_step(model: nn.Module) -> int:
+def findings_of_step(model: nn.Module) -> int:
     """How many findings `step_of` makes."""
     names = sum(each.requires_grad for each in model.parameters())
     return 1 + (names if names > 1 else 0)
