@@ -797,10 +797,10 @@ def _check_canaries(canaries: Canaries, plan: Plan, bound: Bound, unit: Unit) ->
             "Canaries are drawn as the plan says, and this plan leaves the drawing to your own "
             "loader. Make the plan with another sampling, or leave out canaries."
         )
-    if bound.adapts:
+    if bound.adapts and not canaries.steers:
         raise AttachError(
-            f"{bound!r} follows the norms in a batch, and canaries would lead it astray. Audit with "
-            "Clip at the norm where it settles, or leave out canaries."
+            f"{bound!r} follows the norms in a batch, and canaries would lead it astray. Audit "
+            "with Clip at the norm where it settles, or leave out canaries."
         )
     if unit.sensitivity_factor != 1:
         raise AttachError(

@@ -43,7 +43,7 @@ def opening(run: Run) -> str:
     """The first lines of a run: what is trained, why batches vary, what epsilon bounds."""
     plan, record = run.private.plan, run.record
     sensitivity = record["bound"]["sensitivity"]
-    examples, tested = len(run.train[0]), len(run.test[0])
+    examples, tested = record["data"]["examples"], len(run.test[0])
     lines = [
         f"{record['data']['name']}: {examples:,} training examples, {tested:,} test examples. "
         f"{record['model']['name']} with {record['model']['parameters']:,} parameters, "
@@ -53,6 +53,13 @@ def opening(run: Run) -> str:
         f"example can move by {sensitivity:.4g}, under noise of standard deviation "
         f"{words.span(each.noise_multiplier * sensitivity for each in plan.phases)}.",
     ]
+    canaries = run.private.canaries
+    if canaries is not None:
+        lines.append(
+            f"Audited: {canaries.gradients:,} gradient canaries and {canaries.examples:,} "
+            "mislabelled examples are members of the plan beside the data, each in or out by a "
+            "fair coin."
+        )
     if run.is_private:
         lines += [
             f"Epsilon will be at most {words.rounded_up(plan.epsilon)} at delta {plan.delta:g} "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deniable import words
+from deniable.report.measured import Measured
 from deniable.report.record import Record, mapping, number
 from deniable.report.statement import Statement
 from deniable.units import Spent
@@ -32,6 +33,21 @@ def notices(record: Record, statement: Statement, spent: Spent | None) -> list[N
         _status(record),
     ]
     return sorted((each for each in found if each), key=lambda notice: notice.kind != "danger")
+
+
+def refuted(found: Measured | None) -> list[Notice]:
+    """The gravest notice of all: what was measured is more than what is claimed."""
+    if found is None or found.holds:
+        return []
+    failed = "; ".join(each.name for each in found.rows if not each.stands)
+    return [
+        Notice(
+            "danger",
+            "What was measured exceeds what is claimed",
+            f"The audit refutes the epsilon on this page ({failed}). Do not rely on it, and do not "
+            "release the model.",
+        )
+    ]
 
 
 def _privacy(spent: Spent | None) -> Notice | None:
