@@ -24,6 +24,7 @@ from deniable.audit.roc import Estimate, Roc
 from deniable.audit.shadows import train_shadows
 from deniable.data import class_names, load
 from deniable.models import optimizer_for
+from deniable.papers.encoded import encode
 from deniable.papers.networks import network
 from deniable.papers.points import Attacked, Training, Watch
 from deniable.plan import Plan
@@ -163,9 +164,9 @@ def _inversion(point: Attacked, watch: Watch, data_dir: Path | None) -> dict[str
         "among": int(alike.shape[1]) + 1,
         "names": [*class_names(training.data), *kinds],
         "shape": list(inputs.shape[1:]),
-        "means": _hexadecimal(means),
-        "singles": _hexadecimal(single),
-        "recovered": _hexadecimal(_stretched(recovered)),
+        "means": encode(means.numpy()),
+        "singles": encode(single.numpy()),
+        "recovered": encode(_stretched(recovered).numpy()),
     }
 
 
@@ -256,7 +257,7 @@ def _example(found: Disagreement, rows: Rows, row: int) -> dict[str, Any]:
         "plain": [int(plain.predicted[row]), round(float(plain.sure[row]), 4)],
         "private": [int(private.predicted[row]), round(float(private.sure[row]), 4)],
         "doubt": round(float(private.probabilities[row]), 4),
-        "image": _hexadecimal(rows[0][row : row + 1])[0],
+        "image": encode(rows[0][row : row + 1].numpy())[0],
     }
 
 
@@ -346,12 +347,6 @@ def _cost(plan: Plan | None) -> dict[str, Any]:
 def _tensors(*arrays: np.ndarray) -> Rows:
     inputs, targets = (torch.from_numpy(each) for each in arrays)
     return inputs, targets
-
-
-def _hexadecimal(images: Tensor) -> list[str]:
-    """Each image as bytes in hexadecimal, a byte a value."""
-    grey = (images.clamp(0, 1) * 255).round().to(torch.uint8)
-    return [each.numpy().tobytes().hex() for each in grey]
 
 
 _ATTACKS: dict[str, Callable[[Attacked, Watch, Path | None], dict[str, Any]]] = {
