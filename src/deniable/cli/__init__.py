@@ -1,7 +1,8 @@
 """The command line: `deniable train`, `plan`, `explain`, `spend` and so on.
 
 A command parses, calls and prints; what it knows lives further down. No command module imports
-torch when it is itself imported, so that all but `train` and `reproduce` answer without loading it.
+torch when it is itself imported, so that all but `train`, `attack` and `reproduce` answer without
+loading it.
 """
 
 from __future__ import annotations

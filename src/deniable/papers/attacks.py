@@ -293,7 +293,7 @@ def trained(
     )  # fmt: skip
     bound = getattr(bounds, training.bound.name)(**training.bound.arguments)
     private = attach(model, optimizer, plan, bound, seed=seed)
-    for drawn, labels, weights in private.batches(_filled(inputs, targets, size)):
+    for drawn, labels, weights in private.batches(filled(inputs, targets, size)):
         losses = nn.functional.cross_entropy(model(drawn), labels, reduction="none")
         private.backward(losses * weights)
         optimizer.step()
@@ -302,7 +302,7 @@ def trained(
     return model.eval(), plan
 
 
-def _filled(inputs: Tensor, targets: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+def filled(inputs: Tensor, targets: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Rows with weights: those that are there with one, and as many more with zero as are lacking.
 
     A row of weight zero has no gradient, so that a data set with one example more differs by that
