@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from deniable.audit.subject import Subject
 from deniable.settings import Settings
@@ -19,6 +20,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert fit(begin(settings, path))
     return path
+
+
+def weights_of(model: nn.Module) -> Tensor:
+    return torch.cat([each.detach().flatten() for each in model.parameters()])
 
 
 def test_a_loaded_run_computes_what_it_computed_when_it_ended(run: Path) -> None:
@@ -43,8 +48,8 @@ def test_another_model_is_trained_alike_on_other_rows_with_noise_of_its_own(run:
     subject = Subject.load(run)
     inputs, targets = subject.train_rows
     first, second = (subject.train_another(inputs[:700], targets[:700]) for _ in range(2))
-    weights = [torch.cat([each.flatten() for each in m.parameters()]) for m in (first, second)]
+    weights = [weights_of(model) for model in (first, second)]
     assert not torch.allclose(*weights)
     assert not first.training
-    own = torch.cat([each.flatten() for each in subject.model.parameters()])
+    own = weights_of(subject.model)
     assert 0.3 < float(weights[0].norm() / own.norm()) < 3

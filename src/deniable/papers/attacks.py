@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from deniable import bounds
 from deniable.accounting import privacy_curve
 from deniable.audit.disagreement import Disagreement, disagreement, opinion
-from deniable.audit.inversion import Inversion, class_means, correlation, ranks, smoothed
+from deniable.audit.inversion import Inversion, class_means, correlation, ranks, smoothed, stretched
 from deniable.audit.membership import Candidates, membership_inference
 from deniable.audit.observing import confidences
 from deniable.audit.pictures import Curves
@@ -32,7 +32,7 @@ from deniable.session import attach
 from deniable.training.run import finite
 
 RATES = (0.001, 0.01)
-INVERSION = Inversion(steps=300, rate=0.5, weight_decay=0.05, process=smoothed)
+INVERSION = Inversion(process=smoothed)
 TYPICAL = 6  # ordinary examples that stand below the rare ones
 
 Rows = tuple[Tensor, Tensor]
@@ -166,7 +166,7 @@ def _inversion(point: Attacked, watch: Watch, data_dir: Path | None) -> dict[str
         "shape": list(inputs.shape[1:]),
         "means": encode(means.numpy()),
         "singles": encode(single.numpy()),
-        "recovered": encode(_stretched(recovered).numpy()),
+        "recovered": encode(stretched(recovered).numpy()),
     }
 
 
@@ -189,13 +189,6 @@ def _singles(
     if name == "negatives":
         kinds = tuple(f"negative {kind}" for kind in kinds)
     return torch.from_numpy(np.stack(pictures)), torch.from_numpy(np.stack(others)), kinds
-
-
-def _stretched(images: Tensor) -> Tensor:
-    """Each image in its own contrast, from 0 to 1."""
-    flat = images.flatten(1)
-    low, high = flat.min(1, keepdim=True)[0], flat.max(1, keepdim=True)[0]
-    return ((flat - low) / (high - low).clamp(min=1e-12)).view_as(images)
 
 
 # -- rare examples --------------------------------------------------------------------------------
