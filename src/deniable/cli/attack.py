@@ -166,7 +166,7 @@ def inversion_command(
         "Model inversion: an attack, no guarantee.\n"
         "Correlation of what was recovered with the mean of its class (1: the same picture, 0: "
         f"nothing in common): {alike.mean():.2f} on average, {alike.min():.2f} to "
-        f"{alike.max():.2f}.\nThe sheet shows what was recovered in full contrast. {NOT_COVERED}\nSheet: {path}"
+        f"{alike.max():.2f}. The sheet shows it in full contrast.\n{NOT_COVERED}\nSheet: {path}"
     )
 
 
