@@ -58,6 +58,9 @@ class Training:
         held_out: how many training rows, from the last on, stand in for the test set.
         views: each drawn example stands in its batch so many times, mirrored in half of them.
         rows: at most so many rows in memory at once.
+        sampling: how batches are drawn.
+        noise_per: what gets noise of deviation `noise_multiplier` times the clip norm: the sum of a
+            "batch", or each "example" in it.
     """
 
     data: str
@@ -78,6 +81,8 @@ class Training:
     held_out: int = 0
     views: int = 1
     rows: int | None = None
+    sampling: str = "poisson"
+    noise_per: str = "batch"
     cost: float = field(default=1.0, compare=False)
 
     @property
