@@ -6,5 +6,6 @@ Importable without torch.
 from deniable.papers.abadi import ABADI
 from deniable.papers.amian import AMIAN
 from deniable.papers.boulif_durand import BOULIF_DURAND
+from deniable.papers.tf_privacy import TF_PRIVACY
 
-PAPERS = (ABADI, BOULIF_DURAND, AMIAN)
+PAPERS = (ABADI, BOULIF_DURAND, AMIAN, TF_PRIVACY)

@@ -6,6 +6,7 @@ import json
 import math
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,22 @@ def train(
         watch: told after each step.
         data_dir: the folder that holds the data sets' files.
     """
+    return train_on(
+        lambda ledger, fresh: _data(point, ledger, data_dir, fresh=fresh), point, folder, watch
+    )
+
+
+def train_on(
+    read: Callable[[Ledger, bool], Data], point: Training, folder: Path, watch: Watch
+) -> dict[str, Any] | None:
+    """The same on other data.
+
+    Args:
+        read: gives the data; told the ledger, for what it releases, and whether the run begins.
+        point: what to train.
+        folder: where the run is kept until it is complete, and then its model.
+        watch: told after each step.
+    """
     run_folder = RunFolder(folder)
     saved = _saved(run_folder, point)
     if saved is None:
@@ -58,7 +75,7 @@ def train(
     with Ledger(run_folder.ledger, data=point.data) as ledger:
         if saved is None and point.epsilon is not None:
             ledger.set_budget(point.epsilon, point.delta)
-        data = _data(point, ledger, data_dir, fresh=saved is None)
+        data = read(ledger, saved is None)
         run = _run(point, run_folder, ledger, data, saved)
         complete = fit(run, _Steps(point, run, data.released, watch))
         if not complete:
@@ -77,12 +94,14 @@ class Data:
         test: inputs and targets that the history is measured on.
         also: others that are measured at the end, by name.
         released: what was released of the training rows before the training.
+        classes: how many values a target can take; None: as many as there are.
     """
 
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     also: dict[str, tuple[Tensor, Tensor]]
     released: Event
+    classes: int | None = None
 
 
 def _data(point: Training, ledger: Ledger, data_dir: Path | None, *, fresh: bool) -> Data:
@@ -123,9 +142,9 @@ def _run(
     point: Training, folder: RunFolder, ledger: Ledger, data: Data, saved: dict[str, Any] | None
 ) -> Run:
     shape = data.train[0].shape[1:]
-    classes = int(data.train[1].max()) + 1
+    classes = data.classes or int(data.train[1].max()) + 1
     model = network(point.model.name, shape, classes, point.seed, **point.model.arguments)
-    optimizer = optimizer_for(model, point.optimizer, _rate(point, 0.0), point.momentum)
+    optimizer = optimizer_for(model, point.optimizer, rate_at(point, 0.0), point.momentum)
     bound = _bound(point.bound)
     noise = point.noise_multiplier
     if point.noise_deviation is not None:
@@ -147,7 +166,7 @@ def _run(
         point.data,
         point.model.name,
         point.optimizer,
-        _rate(point, 0.0),
+        rate_at(point, 0.0),
         point.batch_size,
         rows=point.rows,
         checkpoint_seconds=CHECKPOINT_SECONDS,
@@ -200,7 +219,7 @@ def mirrored(images: Tensor) -> Tensor:
     return turned
 
 
-def _rate(point: Training, epoch: float) -> float:
+def rate_at(point: Training, epoch: float) -> float:
     """The learning rate: straight between the pairs of epoch and rate, constant outside."""
     if not isinstance(point.lr, tuple):
         return point.lr
@@ -231,7 +250,7 @@ class _Steps:
 
     def _set(self) -> None:
         private = self._run.private
-        rate = _rate(self._point, private.steps / private.plan.steps_per_epoch)
+        rate = rate_at(self._point, private.steps / private.plan.steps_per_epoch)
         for group in self._run.optimizer.param_groups:
             group["lr"] = rate
 
