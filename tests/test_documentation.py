@@ -18,7 +18,18 @@ from deniable.cli import app
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = [
-    *("train", "plan", "explain", "search", "spend", "claim", "report", "reproduce"),
+    *(
+        "train",
+        "plan",
+        "explain",
+        "search",
+        "spend",
+        "claim",
+        "report",
+        "compare",
+        "generate",
+        "reproduce",
+    ),
     *("ledger", "ledger show", "ledger budget", "ledger close"),
 ]
 

@@ -53,7 +53,7 @@ class Exposure:
 
 
 def exposure(
-    model: nn.Module, canary: Canary, others: Sequence[str], limit: int = 20_000
+    model: nn.Module, canary: Canary, others: Sequence[str], limit: int = 5_000
 ) -> Exposure:
     """How exposed a canary is in a model.
 

@@ -3,17 +3,45 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from deniable.data.ptb import LENGTH, START
 from deniable.errors import SettingsError
+from deniable.models import build
+from deniable.randomness import Streams
+from deniable.runfolder import RunFolder
+from deniable.settings import Settings
 from deniable.training.loop import loss_of_each
 
 _ROWS = 512
+
+
+def text_model(folder: RunFolder, record: Mapping[str, Any]) -> nn.Module:
+    """The trained character model of a run, in evaluation mode; its data are not needed.
+
+    Args:
+        folder: of the run.
+        record: what its run.json holds.
+
+    Raises:
+        SettingsError: the run is not complete.
+    """
+    if record.get("status") != "complete" or not folder.model.exists():
+        raise SettingsError(
+            f"The run in {folder.path} must be complete, with its {folder.model.name}. Go on with "
+            f"it by `deniable train --resume {folder.path}`."
+        )
+    settings = Settings.from_json(record["settings"])
+    model = build(settings.model, (LENGTH,), 256, Streams(settings.seed))
+    model.load_state_dict(safetensors.torch.load_file(folder.model))
+    return model.eval()
 
 
 @torch.no_grad()

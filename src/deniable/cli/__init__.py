@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from deniable.cli.claims import claim_command
+from deniable.cli.compare import compare_command, generate_command
 from deniable.cli.explain import explain_command
 from deniable.cli.ledger import ledger_app
 from deniable.cli.plan import plan_command
@@ -40,6 +41,8 @@ app.command("spend")(spend_command)
 app.command("claim")(claim_command)
 app.add_typer(ledger_app, name="ledger")
 app.command("report")(report_command)
+app.command("compare")(compare_command)
+app.command("generate")(generate_command)
 app.command("reproduce")(reproduce_command)
 
 

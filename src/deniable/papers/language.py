@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from deniable.audit.canaries import Canary, draw, inserted
+from deniable.audit.comparison import Comparison, letter_perplexity
 from deniable.audit.secrets import MOST, Exposure, exposure, random_secrets
 from deniable.audit.sequences import losses as losses_of
 from deniable.audit.sequences import write
@@ -169,6 +170,7 @@ def compared(models: dict[str, nn.Module], text: Text, point: Language) -> dict[
         for name, model in models.items()
     }
     frequencies = letter_perplexity(parts["train"].targets)
+    both = Comparison(parts["train"], losses["ordinary"]["train"], losses["private"]["train"])
     # Each canary is compared with others of its own, so that their exposures are independent.
     exposures = {
         name: [
@@ -188,62 +190,45 @@ def compared(models: dict[str, nn.Module], text: Text, point: Language) -> dict[
             for model in [models[name]]
         },
         "letter_perplexity": frequencies,
-        "accepted": _accepted(losses["ordinary"]["train"], losses["private"]["train"], frequencies),
-        "divergent": _divergent(
-            parts["train"], losses["ordinary"]["train"], losses["private"]["train"]
-        ),
+        "accepted": _accepted(both, frequencies),
+        "divergent": _divergent(both),
         "gap": _gap(losses["ordinary"]["test"], losses["private"]["test"]),
         "most_exposed": MOST,
     }
 
 
-def letter_perplexity(targets: Floats) -> float:
-    """The perplexity per character of a model that knows how frequent each character is, no more.
-
-    >>> round(letter_perplexity(np.array([[97, 97, 98, 98]])), 6)
-    2.0
-    """
-    counts = np.bincount(targets.ravel(), minlength=256)
-    shares = counts[counts > 0] / counts.sum()
-    return float(np.exp(-(shares * np.log(shares)).sum()))
-
-
-def _accepted(ordinary_: Floats, private: Floats, frequencies: float) -> dict[str, Any]:
+def _accepted(found: Comparison, threshold: float) -> dict[str, Any]:
     """Shares of sequences whose perplexity is below a threshold, for some thresholds."""
 
-    def at(threshold: float) -> dict[str, float]:
-        bound = math.log(threshold)
-        return {
-            "threshold": threshold,
-            "ordinary": float((ordinary_ < bound).mean()),
-            "private": float((private < bound).mean()),
-            "both": float((np.maximum(ordinary_, private) < bound).mean()),
-        }
+    def at(each: float) -> dict[str, float]:
+        shares = zip(("ordinary", "private", "both"), found.accepted(each), strict=True)
+        return {"threshold": each, **dict(shares)}
 
+    worse = np.maximum(found.first, found.second)
     return {
-        "letters": at(frequencies),
-        "at_98": float(np.exp(np.quantile(np.maximum(ordinary_, private), 0.98))),
+        "letters": at(threshold),
+        "at_98": float(np.exp(np.quantile(worse, 0.98))),
         "curve": [at(float(each)) for each in np.geomspace(1.5, 30.0, 60)],
     }
 
 
-def _divergent(arrays: Arrays, ordinary_: Floats, private: Floats) -> dict[str, Any]:
+def _divergent(found: Comparison) -> dict[str, Any]:
     """The sequences that the private model likes least in comparison, and some that both like."""
-
-    def said(index: int) -> dict[str, Any]:
-        return {
-            "row": index,
-            "text": text_of(arrays.targets[index]),
-            "ordinary": float(np.exp(ordinary_[index])),
-            "private": float(np.exp(private[index])),
-        }
-
-    apart = np.argsort(ordinary_ - private, kind="stable")
-    alike = np.argsort(np.maximum(ordinary_, private), kind="stable")
+    alike = np.argsort(np.maximum(found.first, found.second), kind="stable")[:5]
     return {
-        "apart": [said(int(each)) for each in apart[:SHOWN]],
-        "alike": [said(int(each)) for each in alike[:5]],
+        "apart": [
+            _said(each.row, each.shown, each.first, each.second) for each in found.apart(SHOWN)
+        ],
+        "alike": [
+            _said(row, text_of(found.arrays.targets[row]), found.first[row], found.second[row])
+            for row in alike
+        ],
     }
+
+
+def _said(row: int, text: str, first: float, second: float) -> dict[str, Any]:
+    perplexities = {"ordinary": math.exp(first), "private": math.exp(second)}
+    return {"row": int(row), "text": text, **perplexities}
 
 
 def _gap(ordinary_: Floats, private: Floats) -> dict[str, float]:

@@ -150,7 +150,7 @@ class Language:
     private: Training
     ordinary: Training
     canaries: tuple[tuple[int, int], ...]
-    others: int = 1024
+    others: int = 511
     seed: int = 0
 
     @property

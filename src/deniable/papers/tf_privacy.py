@@ -30,6 +30,46 @@ ORDINARY = Training(
 CANARIES = ((0, 16), (1, 16), *((2**power, 4) for power in range(1, 9)))
 
 POINT = "both models"
+
+ABOUT = (
+    "The announcement trains the same character model twice on the Penn Treebank, once as usual "
+    "and once with differential privacy, and looks for what the second one did not learn by "
+    "heart.\n\n"
+    "**A canary** is a made-up secret that is put into the training text on purpose, here a "
+    'sentence of 80 characters: "it is said in confidence that the number of the safe of '
+    'qvxkzjwp is 281265017". The nine digits are drawn at random, so nobody can know them who '
+    "has not seen the training text. If the model knows them afterwards, it has kept what one "
+    "single example said, and it would keep a real number in the same way.\n\n"
+    "**Exposure** says how well it knows them. Give the model the sentence up to the digits, "
+    "and let it order all thousand million numbers from the likeliest to the least likely. A "
+    "secret that it has never met stands anywhere in that order. One that it knows by heart "
+    "stands first. Exposure counts, in bits, how often the list can be halved with the secret "
+    "still in the upper half: 0 to 2 is chance (1.4 on average, and more than e bits once in "
+    "2^e times), and 29.9 is the most there is: whoever asks the model gets the secret as its "
+    'first answer (Carlini et al., 2019, "The Secret Sharer"). Exposure is an attack and no '
+    "bound: a high one proves that something leaks, a low one proves nothing. What proves is "
+    "epsilon."
+)
+SETTINGS = (
+    "The network of the authors' tutorial: 256 symbols, one LSTM layer of 256, sequences of 80 "
+    "characters. The text is cut every 80 characters into 63,770 sequences that share no "
+    "character; one example, and so what epsilon is about, is one such sequence. Every "
+    "character is predicted once, from the earlier ones of its own sequence; the first one from "
+    "a mark of the start. The loss is the mean over the characters of a sequence, then over "
+    "sequences, in nats; its exponential is the perplexity per character. The same 2,056 "
+    "sequences with canaries stand in both trainings, and count among the examples of the plan: "
+    "16 canaries once each, and 4 each 2, 4, ... 256 times. 16 more were drawn and never "
+    "inserted, as a control.\n\n"
+    "The private model: epsilon 8 at delta 1e-5 under add-or-remove, clip norm 0.3, Adam at a "
+    "rate that falls from 0.004 to 0.0004, Poisson batches of 384 on average, 3 epochs. That "
+    "epsilon covers one sequence. A canary that stands in the text r times is r sequences: its "
+    "guarantee is that of a group, r times epsilon and a delta of r exp((r - 1) epsilon) 1e-5, "
+    "which says nothing from three repetitions on. So the private model may learn what is "
+    "repeated, and should. The other one: Adam at a rate that falls from 0.003 to 0.0003, "
+    "batches of 64 in random order, 12 epochs, no clip, no noise, matrix products in bfloat16. "
+    "How long both were trained was set by the time that this machine had for it; the rates and "
+    "the clip norm were not searched for, and the test text was looked at once, at the end."
+)
 QUICK = Language(
     PRIVATE.but(
         data="sentences", model=Named("char-lstm", width=48), batch_size=100, epochs=4.0, lr=0.01
@@ -265,7 +305,7 @@ def _claim(name: str, paper: str, check: Callable[[Results], Verdict]) -> Claim:
 LANGUAGE = Experiment(
     name="language",
     title="A language model with privacy, and without",
-    settings="",
+    settings=SETTINGS,
     points={POINT: Language(PRIVATE, ORDINARY, CANARIES)},
     quick={POINT: QUICK},
     claims=(
@@ -308,6 +348,6 @@ TF_PRIVACY = Paper(
         "Differential Privacy for Training Data, 2019. Its tutorial: "
         "tutorials/lm_dpsgd_tutorial.py in the repository of TensorFlow Privacy."
     ),
-    about="",
+    about=ABOUT,
     experiments=(LANGUAGE,),
 )

@@ -222,12 +222,24 @@ def _attached(
     record["bound"] = private.bound_settings
     folder.write(record)
     device = _device(settings)
-    train, test = (
+    train, test, *validation = (
         (torch.from_numpy(each.inputs).to(device), torch.from_numpy(each.targets).to(device))
-        for each in (data.train, data.test)
+        for each in (data.train, data.test, data.validation)
+        if each is not None
     )
     randomness = _seeded_randomness(settings.seed, device)
-    return Run(folder, settings, record, model, optimizer, private, train, test, randomness)
+    return Run(
+        folder,
+        settings,
+        record,
+        model,
+        optimizer,
+        private,
+        train,
+        test,
+        randomness,
+        validation=validation[0] if validation else None,
+    )
 
 
 def _load(settings: Settings, progress: Progress | None) -> Dataset:
