@@ -165,7 +165,7 @@ class CharLSTM(nn.Module):
         return scores
 
 
-def char_lstm(_input_shape: tuple[int, ...], classes: int) -> nn.Module:
+def char_lstm(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """One LSTM layer of width 256 on characters."""
     return CharLSTM(classes)
 

@@ -93,7 +93,7 @@ def secret_losses(
         torch.from_numpy(each[:, : before + DIGITS]) for each in (arrays.inputs, arrays.targets)
     )
     found = []
-    for rows, goal in zip(inputs.split(_ROWS), targets.split(_ROWS), strict=True):
+    for rows, goal in zip(torch.split(inputs, _ROWS), torch.split(targets, _ROWS), strict=True):
         scores = model(rows)[:, before:].double().log_softmax(-1)
         digits = goal[:, before:, None]
         found.append(-scores.gather(-1, digits).sum((1, 2)))
@@ -121,7 +121,7 @@ def count_likelier(model: nn.Module, canary: Canary, limit: int) -> int | None:
         looked += len(rows)
         if looked > limit:
             return None
-        scores = torch.cat([model(each)[:, -1] for each in rows.split(_ROWS)])
+        scores = torch.cat([model(each)[:, -1] for each in torch.split(rows, _ROWS)])
         steps = -scores.double().log_softmax(-1)[:, symbols]
         total = losses[:, None] + steps
         kept, digit = (total <= bound).nonzero(as_tuple=True)

@@ -59,7 +59,7 @@ def losses(model: nn.Module, inputs: Tensor, targets: Tensor) -> npt.NDArray[np.
     model.eval()
     found = [
         loss_of_each(model(rows).double(), goal)
-        for rows, goal in zip(inputs.split(_ROWS), targets.split(_ROWS), strict=True)
+        for rows, goal in zip(torch.split(inputs, _ROWS), torch.split(targets, _ROWS), strict=True)
     ]
     return torch.cat(found).numpy()
 

@@ -66,8 +66,10 @@ class Panel:
     def draw(self, axes: Axes) -> None:
         """Curves with marks where they are few points long, and a legend where there are two."""
         for position, line in enumerate(self.lines):
+            across, upwards = zip(*line.points, strict=True)
             axes.errorbar(
-                *zip(*line.points, strict=True),
+                across,
+                upwards,
                 yerr=line.errors or None,
                 color=COLOURS[position % len(COLOURS)],
                 linestyle="--" if line.dashed else "-",

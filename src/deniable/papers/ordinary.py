@@ -57,7 +57,7 @@ def train(
     epochs = round(point.epochs)
     with stop_when_asked() as stop:
         while state["epoch"] < epochs:
-            order = _order(len(inputs), point.seed, state["epoch"]).split(point.batch_size)
+            order = torch.split(_order(len(inputs), point.seed, state["epoch"]), point.batch_size)
             model.train()
             for rows in order[state["batch"] :]:
                 done = state["epoch"] + state["batch"] / len(order)
