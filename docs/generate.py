@@ -59,6 +59,7 @@ MODULES = (
     "deniable.settings",
     "deniable.checkpoint",
     "deniable.runfolder",
+    "deniable.canvas",
     "deniable.papers",
     "deniable.report",
     "deniable.words",

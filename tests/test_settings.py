@@ -48,6 +48,12 @@ def test_exactly_one_of_epsilon_noise_and_epochs_is_left_to_the_plan(
     assert unset == [left_out]
 
 
+def test_where_epsilon_noise_and_epochs_are_given_the_batch_size_is_left_to_the_plan() -> None:
+    given = {"noise_multiplier": 1.0, "epsilon": 2.0, "epochs": 3.0}
+    assert Settings.choose("mnist", **given).batch_size is None
+    assert Settings.choose("mnist", batch_size=64, **given).batch_size == 64
+
+
 def test_an_unknown_data_set_is_refused_with_the_names_that_are_known() -> None:
     with pytest.raises(SettingsError, match=r"'imagenet'.*digits, mnist"):
         Settings.choose("imagenet")

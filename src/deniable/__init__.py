@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Tanh,
     )
     from deniable.claim import Claim
+    from deniable.collaborate import Central, Local, Shares, collaborate
     from deniable.errors import DeniableError
     from deniable.grouping import Augmented, Example, Microbatch, Unit, User
     from deniable.isolation import Checked, check
@@ -42,6 +43,7 @@ _HOME = {
     "Augmented": "grouping",
     "AutomaticClip": "bounds",
     "Bound": "bounds",
+    "Central": "collaborate",
     "Chain": "bounds",
     "Checked": "isolation",
     "Claim": "claim",
@@ -49,6 +51,7 @@ _HOME = {
     "DeniableError": "errors",
     "Example": "grouping",
     "Ledger": "ledger",
+    "Local": "collaborate",
     "Microbatch": "grouping",
     "Neighbouring": "units",
     "PerLayerClip": "bounds",
@@ -57,12 +60,14 @@ _HOME = {
     "PrivateSession": "session",
     "PublicPCA": "pca",
     "Schedule": "plan",
+    "Shares": "collaborate",
     "Spent": "units",
     "Tanh": "bounds",
     "Unit": "grouping",
     "User": "grouping",
     "attach": "session",
     "check": "isolation",
+    "collaborate": "collaborate",
     "replace_batchnorm": "batchnorm",
 }
 
@@ -72,6 +77,7 @@ __all__ = [
     "Augmented",
     "AutomaticClip",
     "Bound",
+    "Central",
     "Chain",
     "Checked",
     "Claim",
@@ -79,6 +85,7 @@ __all__ = [
     "DeniableError",
     "Example",
     "Ledger",
+    "Local",
     "Microbatch",
     "Neighbouring",
     "PerLayerClip",
@@ -87,12 +94,14 @@ __all__ = [
     "PrivateSession",
     "PublicPCA",
     "Schedule",
+    "Shares",
     "Spent",
     "Tanh",
     "Unit",
     "User",
     "attach",
     "check",
+    "collaborate",
     "replace_batchnorm",
 ]
 
@@ -100,6 +109,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'deniable' has no attribute {name!r}")
-    value = getattr(import_module(f"deniable.{_HOME[name]}"), name)
+    module = import_module(f"deniable.{_HOME[name]}")
+    # `collaborate` is a package and a function: the package can be called.
+    value = module if name == _HOME[name] else getattr(module, name)
     globals()[name] = value
     return value

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
+from deniable.canaries import Canaries
 from deniable.errors import AttachError, CheckpointError, PlanError, StepError
 from deniable.events import SampledEvent
 from deniable.grouping import Example, Unit
@@ -30,6 +31,25 @@ from deniable.rows import examples_in, fingerprint, lengths_in, rows_in, tensors
 from deniable.sampling import Sampler
 
 Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which units of each piece are this process's: every `of`-th one, from `rank` on."""
+
+    rank: int = 0
+    of: int = 1
+
+    def __call__(
+        self, rows: Indices, sizes: Sequence[int] | None
+    ) -> tuple[Indices, Sequence[int] | None]:
+        """The rows of these units, and how many each has."""
+        if self.of == 1:
+            return rows, sizes
+        if sizes is None:
+            return rows[self.rank :: self.of], None
+        owner = np.repeat(np.arange(len(sizes)), sizes) % self.of
+        return rows[owner == self.rank], sizes[self.rank :: self.of]
 
 
 @dataclass(frozen=True)
@@ -43,6 +63,7 @@ class Piece:
         event: what releasing the logical batch is.
         batch_size: how many units were expected in it.
         state: the drawing after it.
+        canaries: which gradient canaries joined the logical batch; they come with its last piece.
     """
 
     rows: int
@@ -51,6 +72,10 @@ class Piece:
     event: SampledEvent
     batch_size: int
     state: dict[str, Any]
+    canaries: Indices | None = None
+
+
+_EVERY = Share()
 
 
 class DrawnBatches(torch.utils.data.Sampler[list[int]]):
@@ -65,6 +90,8 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
         rows: the most rows of a piece; None: every batch is whole.
         steps: how many batches a pass through this sampler draws; asked when it begins.
         begin: called when a pass begins.
+        share: which units are this process's, of those that are drawn.
+        canaries: of an audit; they are drawn like the data set's own units.
     """
 
     def __init__(
@@ -74,9 +101,11 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
         rows: int | None,
         steps: Callable[[], int],
         begin: Callable[[], None],
+        share: Share,
+        canaries: Canaries | None = None,
     ) -> None:
-        self.drawing, self.unit = drawing, unit
-        self.rows, self._steps, self._begin = rows, steps, begin
+        self.drawing, self.unit, self.canaries = drawing, unit, canaries
+        self.rows, self._steps, self._begin, self._share = rows, steps, begin, share
         self._drawn: deque[Piece] = deque()
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -115,31 +144,42 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
         self._begin()
         self._drawn.clear()
         for _ in range(self._steps()):
-            drawn, sizes, draw = self._next()
+            drawn, sizes, joined, draw = self._next()
             logical = draw.event, draw.batch_size, self.drawing.state()
-            if self.rows is None or len(drawn) <= self.rows:
-                self._drawn.append(Piece(len(drawn), sizes, True, *logical))
-                yield drawn
-                continue
-            ends = np.cumsum(np.ones(len(drawn), int) if sizes is None else sizes)
-            cuts = _cuts(ends, self.rows)
-            for first, stop in pairwise(cuts):
-                start = ends[first - 1] if first else 0
-                piece = drawn[start : ends[stop - 1]]
-                within = None if sizes is None else sizes[first:stop]
-                last = stop == cuts[-1]
-                self._drawn.append(Piece(len(piece), within, last, *logical))
-                yield piece
+            for piece, within, last in self._pieces(drawn, sizes):
+                mine, units = self._share(piece, within)
+                self._drawn.append(
+                    Piece(len(mine), units, last, *logical, joined if last else None)
+                )
+                yield mine
 
-    def _next(self) -> tuple[Indices, Sequence[int] | None, Draw]:
-        """The rows of the next logical batch, its units, and how it was drawn.
+    def _pieces(
+        self, drawn: Indices, sizes: Sequence[int] | None
+    ) -> Iterator[tuple[Indices, Sequence[int] | None, bool]]:
+        """A logical batch cut into pieces, as many for every process: rows, units, whether last."""
+        rows = None if self.rows is None else self.rows * self._share.of
+        if rows is None or len(drawn) <= rows:
+            yield drawn, sizes, True
+            return
+        ends = np.cumsum(np.ones(len(drawn), int) if sizes is None else sizes)
+        cuts = _cuts(ends, rows)
+        for first, stop in pairwise(cuts):
+            start = ends[first - 1] if first else 0
+            within = None if sizes is None else sizes[first:stop]
+            yield drawn[start : ends[stop - 1]], within, stop == cuts[-1]
+
+    def _next(self) -> tuple[Indices, Sequence[int] | None, Indices | None, Draw]:
+        """The rows of the next logical batch, its units, its canaries, and how it was drawn.
 
         A unit may choose among its rows from the same stream: what is drawn next follows on that.
         """
         draw, sampler = self.drawing.next(), self.drawing.sampling
         assert draw.indices is not None and isinstance(sampler, Sampler)
-        rows, sizes = self.unit.rows(draw.indices, sampler.generator, draw.batch_size)
-        return rows, sizes, draw
+        units, joined = draw.indices, None
+        if self.canaries is not None:
+            units, joined = self.canaries.split(draw.indices, sampler.examples)
+        rows, sizes = self.unit.rows(units, sampler.generator, draw.batch_size)
+        return rows, sizes, joined, draw
 
 
 def _cuts(ends: NDArray[np.int64], rows: int) -> list[int]:
@@ -219,6 +259,8 @@ class Source:
         generator: the stream that decides who joins.
         left: how many logical batches are still to come.
         recognise: told the fingerprint of the data; raises where that is not the ledger's.
+        share: which units are this process's, of those that are drawn.
+        canaries: of an audit.
 
     Attributes:
         sampling: the plan's.
@@ -236,8 +278,10 @@ class Source:
         generator: np.random.Generator,
         left: Callable[[], int],
         recognise: Callable[[str], None],
+        share: Share = _EVERY,
+        canaries: Canaries | None = None,
     ) -> None:
-        self.plan, self.unit = plan, unit
+        self.plan, self.unit, self._share, self._canaries = plan, unit, share, canaries
         self._drawing = Drawing(plan, generator)
         self.sampling, self.state = self._drawing.sampling, self._drawing.state()
         self.data: str | None = None
@@ -246,6 +290,12 @@ class Source:
             raise AttachError(
                 f"{type(unit).__name__} decides which rows are read together, so that your own "
                 "loader cannot. Make the plan with another sampling, or leave out unit."
+            )
+        if not isinstance(self.sampling, Sampler) and share.of > 1:
+            raise AttachError(
+                "Loaders on several ranks may read one example on two of them (DistributedSampler "
+                "pads so), which would move the sum twice as far as is accounted. Make the plan "
+                "with another sampling: each rank is then given its part of what is drawn."
             )
 
     def drawn(self, data: Any, rows: int | None, steps: int | None) -> DrawnBatches:
@@ -269,7 +319,20 @@ class Source:
         def begin() -> None:
             self._drawing.restore(self.state)  # what was read ahead is drawn again
 
-        return DrawnBatches(self._drawing, self.unit, rows, left, begin)
+        return DrawnBatches(
+            self._drawing, self.unit, rows, left, begin, self._share, self._canaries
+        )
+
+    def begin_at(self, step: int, generator: np.random.Generator) -> None:
+        """Go on before a step of the plan with another stream that decides who joins."""
+        self._drawing = Drawing(self.plan, generator)
+        self.sampling = self._drawing.sampling
+        self.state = self._drawing.state() | {"step": step}
+
+    def restart(self, state: dict[str, Any]) -> None:
+        """After a batch, begin with the plan's first step again: who steps is counted elsewhere."""
+        self.state = state | {"step": 0}
+        self._drawing.step = 0
 
     def check(self, loader: Any) -> None:
         """Refuses a loader whose batches come about otherwise than the plan says.
@@ -319,6 +382,8 @@ class Source:
             LedgerError: the ledger is that of another data set.
         """
         examples = self.unit.population(examples_in(data))
+        if self._canaries is not None:
+            examples += self._canaries.gradients
         if examples != self.plan.examples:
             raise PlanError(
                 f"The plan is for {self.plan.examples} examples, got a data set of {examples}. "

@@ -75,13 +75,21 @@ class Unchanged:
         model: as it was attached.
         optimizer: likewise.
         bound: the bound parameters, by name.
+        in_calls: what may stand in a bound parameter's place in its module, by name.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, bound: Mapping[str, nn.Parameter]
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        bound: Mapping[str, nn.Parameter],
+        in_calls: Mapping[str, nn.Parameter],
     ) -> None:
         self._optimizer = optimizer
-        self._modules = [(name, module, _members(module)) for name, module in model.named_modules()]
+        self._same = {id(each): id(bound[name]) for name, each in in_calls.items()}
+        self._modules = [
+            (name, module, self._members(module)) for name, module in model.named_modules()
+        ]
         self._frozen = [
             (name, each) for name, each in model.named_parameters() if not each.requires_grad
         ]
@@ -95,7 +103,7 @@ class Unchanged:
             AttachError: naming the parameter.
         """
         for name, module, members in self._modules:
-            if _members(module) != members:
+            if self._members(module) != members:
                 raise self._changed(f"A parameter or layer of '{name or 'the model'}'", "replaced")
         for name, parameter in self._frozen:
             if parameter.requires_grad or parameter.grad is not None:
@@ -106,6 +114,11 @@ class Unchanged:
         if self._in_optimizer() != self._held:
             raise self._changed("The optimizer's list of parameters", "changed")
 
+    def _members(self, module: nn.Module) -> list[int]:
+        """The parameters and layers of one module, by identity."""
+        parameters = [self._same.get(id(each), id(each)) for each in module._parameters.values()]
+        return [*parameters, *map(id, module._modules.values())]
+
     def _in_optimizer(self) -> list[int]:
         return [id(each) for group in self._optimizer.param_groups for each in group["params"]]
 
@@ -115,11 +128,6 @@ class Unchanged:
             f"{what} was {how} after attach, so it would train without a bound or not at all. "
             "detach(), change the model, then attach again."
         )
-
-
-def _members(module: nn.Module) -> list[int]:
-    """The parameters and layers of one module, by identity."""
-    return [*map(id, module._parameters.values()), *map(id, module._modules.values())]
 
 
 def _trainable(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ DeniableError
 ├── CaptureError          (RuntimeError) a gradient that no per-unit rule saw (contract 1)
 ├── StepError             (RuntimeError) a loop that breaks the order batch, backward, step
 ├── CheckpointError       (RuntimeError) a saved state that cannot be resumed
+├── CollaborationError    (RuntimeError) workers or a coordinator that cannot be reached any more
 └── SettingsError         (ValueError)   a command or a run folder with settings that do not fit
 ```
 
@@ -61,6 +62,10 @@ class StepError(DeniableError, RuntimeError):
 
 class CheckpointError(DeniableError, RuntimeError):
     """A saved state that cannot be resumed."""
+
+
+class CollaborationError(DeniableError, RuntimeError):
+    """Workers or a coordinator that cannot be reached, or that follow another plan."""
 
 
 class SettingsError(DeniableError, ValueError):

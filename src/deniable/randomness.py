@@ -48,15 +48,20 @@ class Streams:
         self.seeded = seed is not None
         self._secret = secrets.token_bytes(32) if seed is None else _secret_from(seed)
 
-    def key(self, purpose: str) -> bytes:
+    def key(self, purpose: str, rank: int = 0) -> bytes:
         """The purpose's key: 32 bytes, the same at every call.
+
+        Args:
+            purpose: what it is for.
+            rank: of the process that it is for, where several train one model.
 
         Raises:
             ValueError: the purpose is not one of `PURPOSES`.
         """
         if purpose not in PURPOSES:
             raise ValueError(f"purpose must be one of {', '.join(PURPOSES)}; got {purpose!r}.")
-        return hmac.digest(self._secret, purpose.encode(), "sha256")
+        name = f"{purpose} {rank}" if rank else purpose
+        return hmac.digest(self._secret, name.encode(), "sha256")
 
     def numpy(self, purpose: str) -> np.random.Generator:
         """A generator at the beginning of the purpose's stream, with 255 bits of state.
@@ -67,13 +72,30 @@ class Streams:
         Raises:
             ValueError: the purpose is not one of `PURPOSES`.
         """
-        # The default pool of 4 words would squeeze the key into 128 bits.
-        entropy = np.random.SeedSequence(int.from_bytes(self.key(purpose)), pool_size=8)
-        return np.random.Generator(np.random.PCG64DXSM(entropy))
+        return numpy_generator(self.key(purpose))
 
     def __repr__(self) -> str:
         """Says where the streams come from, never the secret."""
         return f"Streams({'seeded' if self.seeded else 'from the operating system'})"
+
+
+def numpy_generator(key: bytes) -> np.random.Generator:
+    """A generator at the beginning of a key's stream."""
+    # The default pool of 4 words would squeeze the key into 128 bits.
+    entropy = np.random.SeedSequence(int.from_bytes(key), pool_size=8)
+    return np.random.Generator(np.random.PCG64DXSM(entropy))
+
+
+def derived_seed(seed: int | None, *labels: str | int) -> int | None:
+    """A seed for one of several that must not draw alike; None where there is none.
+
+    >>> derived_seed(7, "worker", 1) == derived_seed(7, "worker", 2)
+    False
+    """
+    if seed is None:
+        return None
+    secret = _secret_from(seed)
+    return int.from_bytes(hmac.digest(secret, "/".join(map(str, labels)).encode(), "sha256"))
 
 
 def _secret_from(seed: int) -> bytes:

@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from deniable.accounting import Meter, nominal_spent, spent
-from deniable.batches import DrawnBatches, Piece, Source, Watched, batches, data_loader
-from deniable.bounds import Bound, Clip, Observed
+from deniable.batches import DrawnBatches, Piece, Share, Source, Watched, batches, data_loader
+from deniable.bounds import Bound, Clip, Gradients, Observed
+from deniable.canaries import Canaries
 from deniable.claim import Claim
 from deniable.eligibility import Unchanged, bound_parameters
-from deniable.errors import AttachError, BudgetError, CheckpointError, StepError
+from deniable.errors import AttachError, BudgetError, CheckpointError, LedgerError, StepError
 from deniable.events import (
     ComposedEvent,
     GaussianEvent,
+    PoissonSampledEvent,
     from_json,
     neighbouring_of,
     notes,
@@ -36,12 +39,15 @@ from deniable.events import (
 from deniable.gradients import Capture, Groups, exactly
 from deniable.grouping import Example, Unit
 from deniable.ledger import Ledger
+from deniable.ledger.book import BLOCK
 from deniable.noise import Gaussian, noise_generator
 from deniable.plan import Plan
-from deniable.randomness import Streams
+from deniable.randomness import Streams, derived_seed, numpy_generator
+from deniable.ranks import Ranks
 from deniable.sampling import OwnLoader
 from deniable.scaling import LossScale
-from deniable.units import BoundedSum, Sensitivity, Spent
+from deniable.shards import Shards, as_stored, group_of, leave_reduction, within
+from deniable.units import BoundedSum, Neighbouring, Sensitivity, Spent
 
 STATE_VERSION = 3
 
@@ -59,6 +65,8 @@ def attach(
     budget: float | None = None,
     seed: int | None = None,
     secure: bool = False,
+    canaries: Canaries | None = None,
+    process_group: dist.ProcessGroup | None = None,
 ) -> PrivateSession:
     """Make an ordinary training loop private.
 
@@ -78,6 +86,10 @@ def attach(
             would, and the model of the last step stands. The plan's own epsilon if not given.
         seed: makes the run reproducible, and its noise known to whoever knows the seed.
         secure: draw noise from an AES-256-CTR keystream in float64.
+        canaries: units of an audit, which the plan's examples must count; see `Canaries`.
+        process_group: the ranks that each hold a replica of the model and train it together, every
+            one on its part of each batch; each calls this with the same settings, data and ledger.
+            Not needed for a model in `DistributedDataParallel` or under `fully_shard`.
 
     Raises:
         AttachError: the model or the optimizer cannot be made private; the message says the mend.
@@ -109,6 +121,8 @@ def attach(
         plan.epsilon if budget is None else budget,
         seed,
         secure,
+        canaries=canaries,
+        process_group=process_group,
     )
 
 
@@ -141,39 +155,61 @@ class PrivateSession:
         budget: float,
         seed: int | None,
         secure: bool,
+        canaries: Canaries | None = None,
+        block: int = BLOCK,
+        about: Mapping[str, Any] | None = None,
+        process_group: dist.ProcessGroup | None = None,
     ) -> None:
         self.plan, self.steps, self.budget = plan, 0, budget
         room = _room(plan, budget)
         self.seeded, self.secure = seed is not None, secure
-        self.run_id = run_id or uuid.uuid4().hex[:12]
         self._bound, self._unit, self._optimizer = bound, unit, optimizer
-        self._loss_reduction = loss_reduction
+        self._loss_reduction, self.canaries = loss_reduction, canaries
+        if canaries is not None:
+            _check_canaries(canaries, plan, bound, unit)
+            canaries.replaced = plan.neighbouring is Neighbouring.REPLACE
+        as_stored(model)
         self._parameters = bound_parameters(model, optimizer)
         bound.sensitivity(self._parameters)  # refuses what does not fit, before anything is written
-        streams = Streams(seed)
+        self._device = next(iter(self._parameters.values())).device
+        ranks = self._ranks = Ranks(group_of(model, process_group), self._device)
+        self._check_alike(seed)
+        if canaries is not None and ranks.size > 1:
+            raise AttachError(
+                "Canaries join the batches of one process, and this model is held by "
+                f"{ranks.size}. Audit on one process, or leave out canaries."
+            )
+        self._shards = Shards(model, self._parameters, ranks)
+        self.run_id = ranks.first_says((run_id or uuid.uuid4().hex[:12]).encode()).decode()
+        streams, self._seed = Streams(seed), seed
         self._source = Source(
             plan,
             unit,
-            streams.numpy("sampling"),
+            numpy_generator(ranks.first_says(streams.key("sampling"))),
             left=lambda: self.ends_at - self.steps,
-            recognise=lambda found: self._ledger.recognise(found),
+            recognise=self._recognise,
+            share=Share(ranks.rank, ranks.size),
+            canaries=canaries,
         )
-        self._device = next(iter(self._parameters.values())).device
-        self._generator = noise_generator(streams.key("noise"), self._device, secure)
-        self._owns_ledger = not isinstance(ledger, Ledger)
-        self._ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
-        self._run = self._ledger.run(
-            self.run_id,
-            planned=room,
-            expected=plan.part(0, room),
-            description={
-                "plan": plan.to_json(),
-                "bound": self.bound_settings,
-                "unit": unit.settings(),
-                "noise": {"secure": secure, "seeded": seed is not None},
-            },
-            neighbouring=plan.neighbouring,
-            unit=unit.protects,
+        self._generator = noise_generator(streams.key("noise", ranks.rank), self._device, secure)
+        self._owns_ledger = not isinstance(ledger, Ledger) or ranks.rank > 0
+        self._ledger = ranks.first(lambda: self._opened(ledger))
+        self._run = ranks.first(
+            lambda: self._ledger.run(
+                self.run_id,
+                planned=room,
+                expected=plan.part(0, room),
+                description={
+                    "plan": plan.to_json(),
+                    "bound": self.bound_settings,
+                    "unit": unit.settings(),
+                    "noise": {"secure": secure, "seeded": seed is not None},
+                    **(about or {}),
+                },
+                neighbouring=plan.neighbouring,
+                unit=unit.protects,
+                block=block,
+            )
         )
         self._meter = Meter(plan.event, plan.delta, plan.accountant, plan.epsilon)
         self._ends_at = None if self._run.position else room
@@ -185,11 +221,35 @@ class PrivateSession:
         self._sums: dict[str, Tensor] | None = None
         self._moved_by: Sensitivity | None = None
         self._observed: list[Observed] = []
-        self._unchanged = Unchanged(model, optimizer, self._parameters)
+        in_calls = self._shards.in_calls
+        self._unchanged = Unchanged(model, optimizer, self._parameters, in_calls)
+        self._undo = leave_reduction(model)
         keep = bound.asks == "elements"
-        self._capture = Capture(model, self._parameters, measure=seed is None, keep=keep)
+        self._capture = Capture(
+            within(model), in_calls, measure=seed is None, keep=keep, shards=self._shards
+        )
         self._loss_scale, self._scales = LossScale(optimizer), set[float]()
         self._hook = optimizer.register_step_pre_hook(self._before_step)
+
+    def _check_alike(self, seed: int | None) -> None:
+        """Ranks that train one model must have been told the same."""
+        shapes = {name: list(each.shape) for name, each in self._parameters.items()}
+        told = [self.plan.to_json(), self._bound.settings(), self._unit.settings(), self.budget]
+        self._ranks.alike("parameters", repr(shapes))
+        self._ranks.alike("plan, bound, unit and budget", repr(told))
+        self._ranks.alike("seed, secure and loss_reduction", repr(
+            (seed, self.secure, self._loss_reduction)
+        ))  # fmt: skip
+
+    def _opened(self, ledger: Ledger | Path | str | None) -> Ledger:
+        """Rank 0 keeps the ledger; every other rank counts along in memory."""
+        if self._ranks.rank > 0:
+            return Ledger(None)
+        return ledger if isinstance(ledger, Ledger) else Ledger(ledger)
+
+    def _recognise(self, found: str) -> None:
+        self._ranks.alike("data set", found)
+        self._ranks.first(lambda: self._ledger.recognise(found))
 
     # -- the user's loop -----------------------------------------------------------------------
 
@@ -314,7 +374,15 @@ class PrivateSession:
 
         What the run had reserved and not released is given back first. After `detach`, the claim is
         that of the moment of detaching.
+
+        Raises:
+            LedgerError: the ledger is kept by rank 0, and this is another.
         """
+        if self._ranks.rank > 0:
+            raise LedgerError(
+                f"Rank 0 keeps the ledger, and this is rank {self._ranks.rank}. Ask for the claim "
+                "on rank 0 alone."
+            )
         if not self._detached:
             self._run.settle()
         return Claim.of(self._ledger.known(), self.run_id, self.plan.delta, self.plan.accountant)
@@ -385,8 +453,19 @@ class PrivateSession:
         The noise multiplier times the sensitivity, over the public number that sums are divided by.
         """
         phase = self.plan.at(min(self.steps, self.plan.steps - 1))
-        denominator = self._unit.denominator(phase.batch_size)
-        return phase.noise_multiplier * self.sensitivity.value / denominator
+        return phase.noise_multiplier * self.sensitivity.value / self.denominator
+
+    @property
+    def denominator(self) -> float:
+        """The public number that the next sum is divided by."""
+        return self._denominator(self.plan.at(min(self.steps, self.plan.steps - 1)).batch_size)
+
+    def _denominator(self, batch_size: int) -> float:
+        """The public number that a sum is divided by: how many gradients of data are expected."""
+        if self.canaries is None:
+            return self._unit.denominator(batch_size)
+        share = 1 - self.canaries.gradients / self.plan.examples
+        return self._unit.denominator(batch_size) * share
 
     def explain(self) -> str:
         """How the norms of each kind of use are computed, and what each way took when tried.
@@ -404,6 +483,7 @@ class PrivateSession:
         self._hook.remove()
         self._loss_scale.remove()
         self._capture.remove()
+        self._undo()
         self._run.settle()
         self._detached = True
         if self._owns_ledger:
@@ -431,6 +511,25 @@ class PrivateSession:
         finally:
             if mine == self._pass:
                 self._discard()
+
+    # -- steps ahead and behind ----------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the record of the next step durable now, so that its release need not wait for it.
+
+        For batches that are drawn independently of each other (Poisson). A step that is prepared
+        and never released stays recorded until the run is settled.
+        """
+        if self.steps < self.ends_at:
+            phase = self.plan.at(self.steps)
+            self._run.prepare(self.next_event, alike=phase.stop - self.steps)
+
+    @property
+    def next_event(self) -> PoissonSampledEvent:
+        """What the next step of a plan with Poisson sampling releases."""
+        [(event, _)] = singles(self.plan.part(self.steps, self.steps + 1))
+        assert isinstance(event, PoissonSampledEvent), "only Poisson batches are known beforehand"
+        return event
 
     # -- one release ---------------------------------------------------------------------------
 
@@ -476,8 +575,11 @@ class PrivateSession:
             )
         mean = self._loss_reduction == "mean" and not self._summed
         with torch.no_grad(), exactly(self._device):
-            gradients = self._capture.collect((piece.rows if mean else 1.0) / loss_scale)
-            bounded, observed = self._bound(gradients)
+            gradients: Gradients = self._capture.collect((piece.rows if mean else 1.0) / loss_scale)
+            units = gradients.units
+            if self.canaries is not None and piece.canaries is not None:
+                gradients = self.canaries.join(gradients, piece.canaries)
+            bounded, observed = self._bound(gradients, self._shards.kept)
         if self._sums is None:
             self._sums, self._observed, self._moved_by = bounded.sums, [], bounded.sensitivity
         elif bounded.sensitivity != self._moved_by:
@@ -488,7 +590,7 @@ class PrivateSession:
         else:
             for name, value in bounded.sums.items():
                 self._sums[name] += value
-        self._observed.append(observed)
+        self._observed.append(Observed(observed.norms[:units], observed.factors[:units]))
         self._unstepped, self._summed = False, 0
 
     def _release(self, piece: Piece) -> None:
@@ -501,27 +603,37 @@ class PrivateSession:
             )
         self._releasing = True
         try:
-            self._run.release(piece.event, alike=self.plan.at(self.steps).stop - self.steps)
+            alike = self.plan.at(self.steps).stop - self.steps
+            self._ranks.first(lambda: self._run.release(piece.event, alike=alike))
         except BudgetError:
             self._releasing = False  # nothing of it was recorded
             raise
-        released = unsampled(piece.event)
-        assert isinstance(released, GaussianEvent)
-        denominator = self._unit.denominator(piece.batch_size)
-        # What was recorded is what is added.
+        denominator = self._denominator(piece.batch_size)
         bounded = BoundedSum(self._sums, self._of_protected(self._moved_by))
-        noisy = Gaussian.of(released).add(bounded, self._generator)
+        noisy = self._add_noise(piece, bounded)
         aside = {name: noisy[name] for name in noisy.keys() - self._parameters.keys()}
         for group in self._optimizer.param_groups:
             if "noise_deviation" in group:
                 group["noise_deviation"] = self.noise_deviation
         self._bound.learn(aside, denominator)
+        deviation, rate = self.noise_deviation, piece.batch_size / self.plan.examples
         for name, parameter in self._parameters.items():
-            parameter.grad = noisy[name].div_(denominator).to(parameter.dtype)
+            parameter.grad = noisy[name].div_(denominator).to(parameter)
+        if self.canaries is not None:
+            released_sums = {name: noisy[name] for name in self._parameters}
+            weight = rate / deviation**2 if deviation else 1.0
+            self.canaries.observe(released_sums, weight * self.sensitivity.value / denominator)
         self._sums, self._source.state = None, piece.state
         self._scales.clear()
         self.steps += 1
         self._releasing = False
+
+    def _add_noise(self, piece: Piece, bounded: BoundedSum) -> dict[str, Tensor]:
+        """What was recorded is what is added."""
+        released = unsampled(piece.event)
+        assert isinstance(released, GaussianEvent)
+        noise = Gaussian.of(released)
+        return self._shards.release(bounded, lambda sums: noise.add(sums, self._generator))
 
     def _pass_over(self) -> None:
         """The loop asks for the next batch: the last one must be dealt with."""
@@ -572,6 +684,7 @@ class PrivateSession:
             "released": to_json(self._run.released_event()),
             "sampler": self._source.state,
             "noise": self._generator.state(),
+            **({} if self.canaries is None else {"canaries": self.canaries.state()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, replay: bool = False) -> None:
@@ -586,23 +699,7 @@ class PrivateSession:
             CheckpointError: the state is of another run or plan, or the ledger counts steps after
                 it and `replay` does not promise to repeat them.
         """
-        for name, mine in (
-            ("version", STATE_VERSION),
-            ("plan", self.plan.to_json()),
-            ("bound", self._bound.settings()),
-            ("unit", self._unit.settings()),
-            ("secure", self.secure),
-        ):
-            if state.get(name) != mine:
-                raise CheckpointError(
-                    f"The saved state has {name} = {state.get(name)!r}, this session {mine!r}. "
-                    "Attach with the settings of the saved run."
-                )
-        if state["run_id"] != self.run_id:
-            raise CheckpointError(
-                f"The saved state is of run {state['run_id']!r}, this session of {self.run_id!r}. "
-                f"Attach with run_id={state['run_id']!r} and the ledger of that run."
-            )
+        self._check_state(state)
         stated = self._run.position
         if stated > state["steps"] and self.plan.sampling == OwnLoader.name:
             raise CheckpointError(
@@ -628,8 +725,88 @@ class PrivateSession:
         self._generator.restore(state["noise"])
         self._bound.restore(state["bound_state"])
         self._source.state, self._source.data = state["sampler"], state["data"]
+        if self.canaries is not None:
+            self.canaries.restore(state["canaries"])
         self.steps = state["steps"]
         self.seeded = self.seeded or state["seeded"]
+
+    def go_on(self, state: Mapping[str, Any] | None = None) -> None:
+        """Continue after every step that the ledger counts, with fresh randomness.
+
+        For a process that cannot repeat its steps since a saved state bit for bit: they stay spent,
+        and no noise or batch of theirs is drawn again. With a seed, what is drawn follows from the
+        seed and this opening of the run.
+
+        Args:
+            state: what `state_dict` returned, of which only the bound's is taken up; None where a
+                run that saves nothing goes on. Model and optimizer are restored by you.
+
+        Raises:
+            CheckpointError: the state is of another run or plan, or of more steps than the ledger
+                counts.
+        """
+        if state is not None:
+            self._check_state(state)
+            if state["steps"] > self._run.position:
+                raise CheckpointError(
+                    f"The saved state has {state['steps']} steps, the ledger counts "
+                    f"{self._run.position}: it is not the ledger that the run was recorded in. "
+                    "Use the one that lies beside the checkpoint."
+                )
+            self._bound.restore(state["bound_state"])
+            self._source.data = state["data"]
+            self.seeded = self.seeded or state["seeded"]
+        self._discard()
+        self.steps, self._ends_at = self._run.position, None
+        streams = Streams(derived_seed(self._seed, "opening", self._run.opening))
+        key = streams.key("noise", self._ranks.rank)
+        self._generator = noise_generator(key, self._device, self.secure)
+        drawn_by = numpy_generator(self._ranks.first_says(streams.key("sampling")))
+        self._source.begin_at(self.steps, drawn_by)
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuse a state of other settings, or of another run."""
+        for name, mine in (
+            ("version", STATE_VERSION),
+            ("plan", self.plan.to_json()),
+            ("bound", self._bound.settings()),
+            ("unit", self._unit.settings()),
+            ("secure", self.secure),
+        ):
+            if state.get(name) != mine:
+                raise CheckpointError(
+                    f"The saved state has {name} = {state.get(name)!r}, this session {mine!r}. "
+                    "Attach with the settings of the saved run."
+                )
+        if state["run_id"] != self.run_id:
+            raise CheckpointError(
+                f"The saved state is of run {state['run_id']!r}, this session of {self.run_id!r}. "
+                f"Attach with run_id={state['run_id']!r} and the ledger of that run."
+            )
+
+
+def _check_canaries(canaries: Canaries, plan: Plan, bound: Bound, unit: Unit) -> None:
+    """Refuse what canaries do not fit."""
+    if canaries.gradients >= plan.examples:
+        raise AttachError(
+            f"The plan is for {plan.examples:,} examples, {len(canaries):,} canaries of an audit "
+            "included, so that none are left. Make the plan with examples=len(data) + canaries."
+        )
+    if plan.sampling == OwnLoader.name:
+        raise AttachError(
+            "Canaries are drawn as the plan says, and this plan leaves the drawing to your own "
+            "loader. Make the plan with another sampling, or leave out canaries."
+        )
+    if bound.adapts:
+        raise AttachError(
+            f"{bound!r} follows the norms in a batch, and canaries would lead it astray. Audit with "
+            "Clip at the norm where it settles, or leave out canaries."
+        )
+    if unit.sensitivity_factor != 1:
+        raise AttachError(
+            f"A canary is one unit with a gradient of its own, and {type(unit).__name__} mixes "
+            "units before they are bounded. Leave out canaries, or unit."
+        )
 
 
 def _room(plan: Plan, budget: float) -> int:

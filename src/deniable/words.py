@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from decimal import ROUND_CEILING, Context, Decimal
 
 from deniable.units import PrivacyCurve, Spent
@@ -54,6 +55,18 @@ def significant(value: float | None, digits: int = 4) -> str:
     if float(value).is_integer() and abs(value) < 1e12:
         return f"{value:,.0f}"
     return f"{value:#,.{digits}g}".rstrip(".")
+
+
+def span(values: Iterable[float]) -> str:
+    """Where numbers lie: from the least to the largest, or the one that all of them are.
+
+    >>> span([1.1, 0.55]), span([256, 1024]), span([256])
+    ('0.55 to 1.1', '256 to 1,024', '256')
+    """
+    ends = min(values := list(values)), max(values)
+    return " to ".join(
+        dict.fromkeys(f"{each:,}" if isinstance(each, int) else f"{each:.4g}" for each in ends)
+    )
 
 
 def percent(fraction: float | None, places: int = 1) -> str:

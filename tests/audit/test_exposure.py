@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from deniable.audit import exposure as exposures
-from deniable.audit.canaries import DIGITS, Canary, draw, inserted
+from deniable.audit.planted import DIGITS, Canary, draw, inserted
 from deniable.audit.secrets import SPACE, count_likelier, exposure, random_secrets, secret_losses
 from deniable.data import Arrays
 from deniable.data.ptb import sequences
@@ -203,6 +203,6 @@ def test_a_planted_canary_is_found_in_a_model_that_learned_it(repetitions: int) 
 
 
 def test_exposure_needs_no_torch() -> None:
-    modules = "deniable.audit.exposure, deniable.audit.canaries"
+    modules = "deniable.audit.exposure, deniable.audit.planted"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,7 +12,7 @@ import pytest
 from deniable.audit import subject
 from deniable.audit.comparison import Comparison, letter_perplexity
 from deniable.cli import main
-from deniable.data import Arrays, Dataset, fingerprint
+from deniable.data import Arrays, Dataset, fingerprint, load
 from deniable.data.ptb import sequences
 from deniable.papers.sentences import text
 from deniable.runfolder import RunFolder
@@ -120,7 +120,11 @@ def test_what_cannot_be_written_is_refused(
     assert message in capsys.readouterr().err
 
 
-def test_a_model_of_images_writes_no_text_and_compares_by_loss(tmp_path: Path, capsys: Any) -> None:
+def test_a_model_of_images_writes_no_text_and_compares_by_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    for module in (start, subject):
+        monkeypatch.setattr(module, "load", load)
     options = ["--noise-multiplier", "20", "--epochs", "1", "--model", "digits-mlp"]
     for name in ("a", "b"):
         assert deniable("train", *options, "--out", tmp_path / name) == 0
@@ -139,7 +143,6 @@ def test_a_model_of_images_writes_no_text_and_compares_by_loss(tmp_path: Path, c
 def test_runs_on_other_data_are_not_compared(runs: Path, tmp_path: Path, capsys: Any) -> None:
     other = tmp_path / "other"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(start, "load", start.load)
         folder = RunFolder(other)
         folder.create()
         record = RunFolder(runs / "private").read()

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from deniable.audit.canaries import DIGITS, Canary
 from deniable.audit.exposure import by_rank, extrapolated, interpolated
+from deniable.audit.planted import DIGITS, Canary
 from deniable.data.ptb import START, sequences
 
 SPACE = 10**DIGITS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -14,6 +14,10 @@ from deniable.units import BoundedSum, Sensitivity
 
 Weights = Tensor | Mapping[str, Tensor]
 """One number a unit, `(units,)`; or such numbers for each parameter, by name."""
+
+
+def _whole(_: str, value: Tensor) -> Tensor:
+    return value
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,8 @@ class Gradients(Protocol):
     def norms(self) -> Tensor:
         """The norm of each unit's whole gradient, shape `(units,)`."""
 
-    def weighted_sum(self, weights: Weights) -> dict[str, Tensor]:
-        """`sum_i weights[i] * gradient_i` of every parameter."""
+    def weighted_sums(self, weights: Weights) -> Iterator[tuple[str, Tensor]]:
+        """`sum_i weights[i] * gradient_i` of every parameter, formed one after another."""
 
     def stream(self, name: str) -> Iterator[tuple[slice, Tensor]]:
         """A few units at a time: which, and their gradients of one parameter, in fresh tensors."""
@@ -130,8 +134,16 @@ class Bound(ABC):
     def in_words(self) -> str:
         """What is done to each gradient, to follow "a sum of gradients"."""
 
-    def __call__(self, gradients: Gradients) -> tuple[BoundedSum, Observed]:
-        """The bounded sum, and what was seen of this batch (not private: never release it)."""
+    def __call__(
+        self, gradients: Gradients, kept: Callable[[str, Tensor], Tensor] = _whole
+    ) -> tuple[BoundedSum, Observed]:
+        """The bounded sum, and what was seen of this batch (not private: never release it).
+
+        Args:
+            gradients: of every unit.
+            kept: what is kept of each parameter's sum, by its name: called before the next one is
+                formed.
+        """
         norms = gradients.norms()
         finite = torch.isfinite(norms)
         # To look whether any is not costs nothing on the CPU; elsewhere it would wait for the
@@ -139,7 +151,8 @@ class Bound(ABC):
         if norms.device.type != "cpu" or not bool(finite.all()):
             gradients = gradients.only(finite)
         limited = self.limit(gradients)
-        sums = limited.gradients.weighted_sum(torch.ones_like(norms))
+        ones = torch.ones_like(norms)
+        sums = {name: kept(name, each) for name, each in limited.gradients.weighted_sums(ones)}
         for name, values in limited.aside.items():
             sums[name] = torch.where(finite, values, 0).sum()
         factors = torch.where(finite, limited.factors, 0)

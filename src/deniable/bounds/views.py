@@ -38,8 +38,8 @@ class View(ABC):
         """See `Gradients.stream`."""
 
     @abstractmethod
-    def weighted_sum(self, weights: Weights) -> dict[str, Tensor]:
-        """See `Gradients.weighted_sum`."""
+    def weighted_sums(self, weights: Weights) -> Iterator[tuple[str, Tensor]]:
+        """See `Gradients.weighted_sums`."""
 
     @abstractmethod
     def only(self, keep: Tensor) -> Gradients:
@@ -84,12 +84,12 @@ class Scaled(View):
         found = self.gradients.squared_norms()
         return {name: each * self._factor(name).square() for name, each in found.items()}
 
-    def weighted_sum(self, weights: Weights) -> dict[str, Tensor]:
-        """See `Gradients.weighted_sum`."""
+    def weighted_sums(self, weights: Weights) -> Iterator[tuple[str, Tensor]]:
+        """See `Gradients.weighted_sums`."""
         if isinstance(weights, Tensor) and isinstance(self.factors, Tensor):
-            return self.gradients.weighted_sum(weights * self.factors)
+            return self.gradients.weighted_sums(weights * self.factors)
         names = self.gradients.squared_norms()
-        return self.gradients.weighted_sum(
+        return self.gradients.weighted_sums(
             {name: _of(weights, name) * self._factor(name) for name in names}
         )
 
@@ -128,17 +128,15 @@ class Filtered(View):
             found[name] = squares
         return found
 
-    def weighted_sum(self, weights: Weights) -> dict[str, Tensor]:
-        """See `Gradients.weighted_sum`."""
-        sums = {}
+    def weighted_sums(self, weights: Weights) -> Iterator[tuple[str, Tensor]]:
+        """See `Gradients.weighted_sums`."""
         for name, parameter in self.parameters.items():
             dtype = torch.promote_types(parameter.dtype, torch.float32)
             total = torch.zeros_like(parameter, dtype=dtype).flatten()
             for units, values in self.stream(name):
                 flat = _flat(values)
                 total += _of(weights, name)[units].to(flat.dtype) @ flat
-            sums[name] = total.view(parameter.shape)
-        return sums
+            yield name, total.view(parameter.shape)
 
     def only(self, keep: Tensor) -> Filtered:
         """See `Gradients.only`."""

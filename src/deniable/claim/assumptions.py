@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from deniable.claim.together import collaboration
 from deniable.events import Event, RepeatAndSelectEvent, notes, singles, to_json
 from deniable.ledger import Contents, RunRecord
 from deniable.ledger.book import EXAMPLE
@@ -21,6 +22,7 @@ def assumptions(
         delta: of the claim.
     """
     yield from _of_noise(contents, records)
+    yield from collaboration(records)
     sizes = sorted({each.plan["examples"] for each in records if "examples" in each.plan})
     for each in sizes:
         yield f"That there are {each:,} units in the data is public."

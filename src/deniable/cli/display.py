@@ -48,10 +48,10 @@ def opening(run: Run) -> str:
         f"{record['data']['name']}: {examples:,} training examples, {tested:,} test examples. "
         f"{record['model']['name']} with {record['model']['parameters']:,} parameters, "
         f"{run.settings.optimizer} at learning rate {run.settings.lr:g}, on {run.device}.",
-        plan.sampler().in_words,
+        plan.in_words,
         f"{plan.steps:,} steps, each a sum of gradients {record['bound']['in_words']}, which one "
         f"example can move by {sensitivity:.4g}, under noise of standard deviation "
-        f"{plan.noise_multiplier * sensitivity:.4g}.",
+        f"{words.span(each.noise_multiplier * sensitivity for each in plan.phases)}.",
     ]
     if run.is_private:
         lines += [

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
+from deniable.cli.audit import audited, verdict
 from deniable.errors import BudgetError, DeniableError, SettingsError
 from deniable.runfolder import RunFolder
 from deniable.settings import Settings
 
 if TYPE_CHECKING:
     from deniable.training import Run
+    from deniable.training.loop import Watch
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
@@ -45,7 +48,11 @@ def train_command(
         float | None, typer.Option(help="Momentum of sgd and rmsprop [0.9].")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Examples that a step draws on average [by data set].")
+        int | None,
+        typer.Option(
+            help="Examples that a step draws on average [by data set; the most that epsilon, "
+            "noise and epochs allow, where all three are given]."
+        ),
     ] = None,
     sampling: Annotated[
         str, typer.Option(help="poisson, truncated-poisson, fixed-size or shuffled.")
@@ -77,6 +84,14 @@ def train_command(
         ),
     ] = False,
     delta: Annotated[float | None, typer.Option(help="Delta of the guarantee [1e-5].")] = None,
+    noise_schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="What the noise is multiplied by over the steps: linear:FIRST:LAST, "
+            "exponential:FIRST:LAST, stairs:RATIO, or LENGTH:FACTOR,LENGTH:FACTOR,..."
+        ),
+    ] = None,
+    batch_schedule: Annotated[str | None, typer.Option(help="The same for the batch size.")] = None,
     bound: Annotated[
         str,
         typer.Option(
@@ -113,6 +128,43 @@ def train_command(
     rows: Annotated[
         int | None, typer.Option(help="Most rows in memory at once [the whole batch].")
     ] = None,
+    audit: Annotated[
+        bool,
+        typer.Option("--audit", help="Train with canaries, and audit the claim at the end."),
+    ] = False,
+    canaries: Annotated[
+        int | None,
+        typer.Option(help="Gradient canaries of the audit [a quarter of the weights, to 5000]."),
+    ] = None,
+    mislabelled: Annotated[
+        int | None,
+        typer.Option(help="Mislabelled examples that are canaries, too [none]."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Train with so many processes, and one that coordinates [this alone]."),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="Who adds noise, with several workers: central (the coordinator, which is "
+            "trusted), local (each worker all of it) or shares (each worker a part) [central]."
+        ),
+    ] = None,
+    upload: Annotated[
+        float | None,
+        typer.Option(help="Share of coordinates that a worker sends; of local [1]."),
+    ] = None,
+    carry: Annotated[
+        bool, typer.Option("--carry", help="Carry what was not sent to the next round; of local.")
+    ] = False,
+    survives: Annotated[
+        int | None,
+        typer.Option(help="Workers that may be gone, or pool what they know; of shares [0]."),
+    ] = None,
+    patience: Annotated[
+        float | None, typer.Option(help="Seconds that a round waits for a worker [30].")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make [runs/DATA-TIME].")] = None,
     ledger: Annotated[
         Path | None,
@@ -135,10 +187,16 @@ def train_command(
 ) -> None:
     """Train privately on a known data set, and write model, ledger and report to a run folder."""
     # Torch takes seconds to import: help and mistakes in the options must not wait for it.
+    place = os.environ.get("RANK")
+    if place is not None and int(place) > 0:
+        _work(resume or out, data_dir)
+        return
     if resume is not None:
         _refuse_settings_with_resume(context)
         _go_on(resume, as_json)
         return
+    if place is not None:
+        workers = int(os.environ["WORLD_SIZE"]) - 1
     settings = Settings.choose(
         data,
         privacy=not no_privacy,
@@ -154,6 +212,8 @@ def train_command(
         epochs=epochs,
         epsilon=epsilon,
         noise_multiplier=noise_multiplier,
+        noise_schedule=noise_schedule,
+        batch_schedule=batch_schedule,
         delta=delta,
         bound=bound,
         clip=clip,
@@ -165,9 +225,21 @@ def train_command(
         device=device,
         rows=rows,
         checkpoint_seconds=checkpoint_seconds,
+        audit=audit,
+        canaries=canaries,
+        mislabelled=mislabelled,
+        workers=workers,
+        mode=mode,
+        upload=upload,
+        carry=carry or None,
+        survives=survives,
+        patience=patience,
     )
     path = out or _fresh_folder(data)
     is_new = not path.exists()
+    if place is not None and not overwrite and RunFolder(path).run_json.exists():
+        _go_on(path, as_json)  # torchrun starts everybody again after a fault
+        return
     if not overwrite:
         RunFolder(path).create()  # refuses before anything slow
     try:
@@ -186,7 +258,13 @@ def _start(
     from deniable.training import begin
 
     with display.downloads(console) as progress:
-        run = begin(settings, path, progress, ledger=ledger, overwrite=overwrite)
+        run = begin(
+            settings, path, progress, ledger=ledger, overwrite=overwrite, **_session(settings)
+        )
+    if settings.workers and "RANK" not in os.environ:
+        run.save()
+        run.private.detach()
+        _launch(path, settings.workers, as_json)
     _train(run, console, as_json)
 
 
@@ -199,15 +277,54 @@ def _go_on(path: Path, as_json: bool) -> None:
     from deniable.cli import display
     from deniable.training import resume
 
+    settings = Settings.from_json(record["settings"])
+    if settings.workers and "RANK" not in os.environ:
+        _launch(path, settings.workers, as_json)
     with display.downloads(console) as progress:
-        run = resume(path, progress)
+        run = resume(path, progress, **_session(settings))
     _train(run, console, as_json)
+
+
+def _session(settings: Settings) -> dict[str, Any]:
+    """What makes the session of a run: the coordinator's is one of its own."""
+    if not settings.workers:
+        return {}
+    from deniable.collaborate.training import merging
+
+    return {"session": merging(settings)}
+
+
+def _launch(path: Path, workers: int, as_json: bool) -> NoReturn:
+    """Start coordinator and workers, and end as the coordinator does."""
+    from deniable.collaborate.launch import launch, own_command
+
+    arguments = ["train", "--resume", str(path), *(["--json"] if as_json else [])]
+    raise typer.Exit(launch(own_command(arguments), workers))
+
+
+def _work(folder: Path | None, data_dir: Path | None) -> None:
+    """Be a worker: what to train, the coordinator says."""
+    from deniable.collaborate import Place
+    from deniable.collaborate.training import work
+
+    work(Place.from_environment(), folder, None if data_dir is None else str(data_dir.resolve()))
+
+
+def _fit(run: Run, watch: Watch) -> bool:
+    """Train alone, or coordinate."""
+    if not run.settings.workers:
+        from deniable.training import fit
+
+        return fit(run, watch)
+    from deniable.collaborate import Place
+    from deniable.collaborate.training import coordinate
+
+    return coordinate(run, Place.from_environment(), watch)
 
 
 def _train(run: Run, console: Console, as_json: bool) -> None:
     """The run from where it stands to its report, or to the command that goes on with it."""
     from deniable.cli import display
-    from deniable.training import fit
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -216,7 +333,7 @@ def _train(run: Run, console: Console, as_json: bool) -> None:
     go_on = display.resume_command(run.folder.path)
     try:
         with display.training(run, console) as watch:
-            complete = fit(run, watch)
+            complete = _fit(run, watch)
     except KeyboardInterrupt:
         say(f"Stopped at once. What came after the last checkpoint is repeated by: {go_on}")
         raise typer.Exit(INTERRUPTED) from None
@@ -243,6 +360,9 @@ def _complete(folder: RunFolder, record: dict[str, Any], console: Console, as_js
     from deniable.report import render
 
     folder.remove_checkpoint()
+    audit = None
+    if record["settings"].get("audit") and not record["results"]["non_private"]:
+        audit = audited(folder.path, console)
     report = render(folder.path)
     console.print(
         "Complete; the checkpoint, which held the state of the noise, is removed.",
@@ -253,6 +373,8 @@ def _complete(folder: RunFolder, record: dict[str, Any], console: Console, as_js
         _print_object(folder, record, report=str(report))
         return
     typer.echo(display.closing(record))
+    if audit is not None:
+        typer.echo(f"Audit          {verdict(audit)}")
     typer.echo(f"Report         {report}")
     typer.echo(f"Claim          {folder.claim}")
 

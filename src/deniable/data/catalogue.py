@@ -23,6 +23,25 @@ _READERS: dict[str, Callable[[Path], tuple[Arrays, ...]]] = {
 }
 _CLASSES = {"digits": 10, "mnist": 10, "fashion-mnist": 10, "cifar10": 10, "ptb": 256}
 NAMES: tuple[str, ...] = tuple(_CLASSES)
+_CLASS_NAMES = {
+    "fashion-mnist": (
+        *("T-shirt", "trousers", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    ),
+    "cifar10": (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    ),
+}
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """What the classes of a data set are called, in order; a digit is called what it is.
+
+    >>> class_names("fashion-mnist")[9], class_names("mnist")[9]
+    ('ankle boot', '9')
+    """
+    return _CLASS_NAMES.get(name) or tuple(str(each) for each in range(_CLASSES[name]))
 
 
 def load(

@@ -44,9 +44,11 @@ from deniable.gradients.probe import (
     probe,
 )
 from deniable.gradients.strategies import Chooser
+from deniable.gradients.together import Together
 from deniable.gradients.tree import tensors_in
 from deniable.gradients.use import Derived, Function, Use
 from deniable.gradients.whose import Tracking, version
+from deniable.shards import Shards
 
 
 class Capture:
@@ -57,6 +59,7 @@ class Capture:
         parameters: the bound parameters, by name.
         measure: choose strategies by measuring, rather than by counting.
         keep: keep factors, for a bound that looks at every element.
+        shards: in which parts ranks hold the parameters, where one forward takes all ranks.
     """
 
     def __init__(
@@ -66,8 +69,10 @@ class Capture:
         *,
         measure: bool = False,
         keep: bool = False,
+        shards: Shards | None = None,
     ) -> None:
-        self.chooser = Chooser(measure, keep=keep)
+        self.together = Together(shards) if shards is not None and shards.in_step else None
+        self.chooser = Chooser(measure, keep=keep, sparing=self.together is not None)
         self.model = model
         self.parameters = dict(parameters)
         self._names = {id(parameter): name for name, parameter in parameters.items()}
@@ -83,6 +88,7 @@ class Capture:
         self._carried: set[tuple[nn.Module, str]] = set()
         self.stale: dict[int, tuple[weakref.ref[Tensor], str]] = {}
         self._counted: dict[Key, int] = {}
+        self._constants: list[tuple[Tensor, int]] = []
         self._forwards: list[ForwardCall] = []
         self._tracking = Tracking()
         self._observed: ForwardCall | None = None
@@ -186,15 +192,33 @@ class Capture:
         n = self._rows or 0
         units = len(self._groups.sizes) if self._groups else n
         self._groups = None  # what comes through derived parameters is of units already
-        for derived in reversed(list(self._derived.values())):
-            parts = self._found.pop(id(derived.value), None)
-            if parts:
-                for parent, each in fallback.through(derived, _combine(parts), units, self.slot):
-                    self.add(parent, each)
+        self._push_back(units)
         named = {self._names[key]: _combine(parts) for key, parts in self._found.items()}
         values = {name: parameter.detach() for name, parameter in self.parameters.items()}
         self.discard()
         return PerUnitGradients(units, values, named, scale)
+
+    def _push_back(self, units: int) -> None:
+        """The gradients of derived parameters, as those of what they were computed from."""
+        latest_first = list(reversed(self._derived.values()))
+        everything = [set(self.parameters)]
+        wanted = [each.names for each in latest_first]
+        for there in self.together.gathered(wanted) if self.together else everything:
+            for derived in latest_first:
+                if not there.issuperset(derived.names):
+                    continue
+                parts = self._found.pop(id(derived.value), None)
+                for parent, each in (
+                    fallback.through(derived, _combine(parts), units, self.slot) if parts else ()
+                ):
+                    self.add(parent, each)
+        for derived in latest_first:
+            if id(derived.value) in self._found:
+                raise CaptureError(
+                    f"A value is computed from parameters {', '.join(map(repr, derived.names))} "
+                    "alone, which are sharded apart and never whole at the same time. Give both "
+                    "modules to one fully_shard([...])."
+                )
 
     def _refuse_rewritten(self) -> None:
         """Norms were taken when gradients arrived: what they are sums of must still be the same.
@@ -248,7 +272,7 @@ class Capture:
     def verdict(self, key: Key, forward: ForwardCall) -> Verdict | None:
         """What is known of a call; the model is run again where that is nothing yet."""
         if key not in self._verdicts and not forward.probed:
-            self._probe(forward, [key], self._mode)
+            self._probe_now(forward, key)
         return self._verdicts.get(key)
 
     def located(self, key: Key, index: int) -> Layout | None:
@@ -277,9 +301,18 @@ class Capture:
                 "Make the order of calls in forward depend on nothing but the batch's shape."
             )
         if not forward.probed:
-            self._probe(forward, [key], self._mode)
+            self._probe_now(forward, key)
         layout = self.located(key, index)
         return layout if layout in found else None
+
+    def _probe_now(self, forward: ForwardCall, key: Key) -> None:
+        if self.together:
+            raise CaptureError(
+                f"{describe(key)} was not met when the model was first run, so its batch dimension "
+                "is not known, and one rank cannot run a sharded model again by itself. Make the "
+                "calls in forward the same for every batch, whatever its length."
+            )
+        self._probe(forward, [key], self._mode)
 
     def _probe(self, forward: ForwardCall, wanted: Iterable[Key], mode: Watch | None) -> None:
         forward.probed, trail = True, set(mode.trail if mode else ())
@@ -297,11 +330,17 @@ class Capture:
         if self._rows is None or self._mode or not (model.training and torch.is_grad_enabled()):
             return
         forward = ForwardCall(
-            model, args, kwargs, self._rows, self._anchor, self._tracking, self._counted
-        )
-        if forward.shapes and not forward.inputs:
+            model, args, kwargs, self._rows, self._anchor, self._tracking, self._counted,
+            self._constants,
+        )  # fmt: skip
+        foreign = bool(forward.shapes and not forward.inputs)
+        if self.together:
+            new = forward.rows > 1 and not foreign and not self._trails
+            self.together.meet(forward, lambda: self._probe(forward, (), None), new)
+        if foreign:
             self._foreign = forward.shapes
             return
+        self._constants = forward.constants
         self._forwards.append(forward)
         self._start(model, forward)
 
@@ -318,6 +357,8 @@ class Capture:
 
     def _exit(self, module: nn.Module, _: object, outputs: object) -> None:
         if self._mode is None or self._watched is not module:
+            if module is self.model and self.together and not self._mode:
+                self.together.leave()
             return
         mode = self._mode
         mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
@@ -332,15 +373,17 @@ class Capture:
 
     def _look_again(self, mode: Watch) -> None:
         """Run a forward of a new kind once more; and any, after 1, 4, 16, ... of them."""
-        forward = mode.forward
-        if forward.rows < 2:
-            return
-        self._watched_forwards += 1
-        due = self._watched_forwards >= self._due
-        self._due *= 4 if due else 1
+        forward, wanted = mode.forward, False
         last = [(count, *site) for site, count in mode.times.items()]
-        new = any(key not in self._verdicts for key in last) or not mode.trail <= self._trails
-        if new or (due and not forward.probed):
+        if forward.rows > 1:
+            self._watched_forwards += 1
+            due = self._watched_forwards >= self._due
+            self._due *= 4 if due else 1
+            new = any(key not in self._verdicts for key in last) or not mode.trail <= self._trails
+            wanted = new or (due and not forward.probed)
+        if self.together:
+            self.together.leave(lambda: self._probe(forward, last, mode), wanted)
+        elif wanted:
             self._probe(forward, last, mode)
 
     def refuse_stale(self, args: Any, kwargs: Any) -> None:

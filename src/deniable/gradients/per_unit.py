@@ -65,8 +65,12 @@ class PerUnitGradients:
         keep = self.keep[units].to(values.device)
         return torch.where(keep.view(-1, *([1] * (values.ndim - 1))), values, 0)
 
-    def weighted_sum(self, weights: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def weighted_sums(
+        self, weights: Tensor | Mapping[str, Tensor]
+    ) -> Iterator[tuple[str, Tensor]]:
         """`sum_i weights[i] * gradient_i` for every parameter; zeros for those not used.
+
+        One after another: no more of them exist at once than are kept.
 
         Args:
             weights: shape `(units,)`, on the gradients' device; or such weights by parameter.
@@ -76,10 +80,8 @@ class PerUnitGradients:
             of = dict.fromkeys(self.contributions, scaled)
         else:
             of = {name: weights[name] * self.scale for name in self.contributions}
-        return {
-            name: self._one_sum(name, value, of.get(name))
-            for name, value in self.parameters.items()
-        }
+        for name, value in self.parameters.items():
+            yield name, self._one_sum(name, value, of.get(name))
 
     def _one_sum(self, name: str, value: Tensor, weights: Tensor | None) -> Tensor:
         if weights is None or not self.units:

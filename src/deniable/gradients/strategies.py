@@ -54,10 +54,14 @@ class Chooser:
         measure: try the ways; otherwise compare counts of multiplications.
         force: take this way wherever it exists, for tests.
         keep: keep the factors, for a bound that looks at every element.
+        sparing: take for large what has many elements or few: no more gradients than one whole
+            parameter's are formed at once.
     """
 
-    def __init__(self, measure: bool, force: str | None = None, keep: bool = False) -> None:
-        self.measure, self.force, self.keep = measure, force, keep
+    def __init__(
+        self, measure: bool, force: str | None = None, keep: bool = False, sparing: bool = False
+    ) -> None:
+        self.measure, self.force, self.keep, self.sparing = measure, force, keep, sparing
         self.choices: dict[Kind, Choice] = {}
 
     def reduced(self, contribution: Contribution, units: int, size: int) -> Contribution:
@@ -81,7 +85,7 @@ class Chooser:
             return ways[self.force]()
         if len(ways) == 1:
             return next(iter(ways.values()))()
-        large = units * size > DENSE_ELEMENTS
+        large = self.sparing or units * size > DENSE_ELEMENTS
         key = (*contribution.kind(), "large") if large else contribution.kind()
         choice = self.choices.get(key)
         if choice is None:

@@ -23,6 +23,7 @@ class RunLedger:
         run_id: the run's name.
         position: how many steps count as released so far, from this process's point of view. A run
             that is taken over starts where the stated steps end; `resume_at` goes back.
+        opening: the number of the entry by which this process opened the run; no other has it.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class RunLedger:
             contents.check_open()
             if expected is not None:
                 check_expected(contents, expected, self._guard, run_id)
-            self._opening = store.append(
+            self.opening = store.append(
                 "open",
                 at=now(),
                 run=run_id,
@@ -100,13 +101,28 @@ class RunLedger:
             LedgerError: the block could not be made durable, or another process took the run over.
                 After either, nothing may be released.
         """
+        self.prepare(event, alike)
+        self.position += 1
+        if self.position > self._highest:
+            self._highest = self.position
+
+    def prepare(self, event: Event, alike: int | None = None) -> None:
+        """Makes the record of the next release durable now, so that `release` will only count it.
+
+        What was prepared and not released counts as released, until it is settled.
+
+        Args:
+            event: the release.
+            alike: as in `release`.
+
+        Raises:
+            BudgetError: as in `release`.
+            LedgerError: as in `release`.
+        """
         if self.position >= self._free_until or (
             event is not self._current and event != self._current
         ):
             self._cover(event, alike)
-        self.position += 1
-        if self.position > self._highest:
-            self._highest = self.position
 
     def settle(self) -> None:
         """Gives back what this process reserved and did not release, at a clean stop.
@@ -115,7 +131,7 @@ class RunLedger:
         everything once another process has taken the run over.
         """
         with self._store.transaction(write=True) as contents:
-            if contents.runs[self.run_id].latest == self._opening:
+            if contents.runs[self.run_id].latest == self.opening:
                 self._give_back(contents.runs[self.run_id].statement)
         self._current, self._free_until = None, 0
 
@@ -133,7 +149,7 @@ class RunLedger:
         """Sees to it that the step at `position` is durably reserved as `event`."""
         with self._store.transaction(write=True) as contents:
             run = contents.runs[self.run_id]
-            if run.latest != self._opening:
+            if run.latest != self.opening:
                 raise LedgerError(
                     f"Run {self.run_id!r} was opened again after this process opened it: step "
                     f"{self.position} was not recorded and must not be released. Let one process "
@@ -165,7 +181,7 @@ class RunLedger:
             length //= 2
         self._store.append(
             "reserve",
-            opening=self._opening,
+            opening=self.opening,
             start=start,
             stop=start + length,
             event=to_json(event),
@@ -173,8 +189,8 @@ class RunLedger:
         return start + length
 
     def _give_back(self, statement: Statement) -> None:
-        if statement.unreleased(self._opening, self._highest):
-            self._store.append("settle", opening=self._opening, start=self._highest)
+        if statement.unreleased(self.opening, self._highest):
+            self._store.append("settle", opening=self.opening, start=self._highest)
 
 
 def check_expected(

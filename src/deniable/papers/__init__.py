@@ -5,12 +5,13 @@ Importable without torch.
 
 from deniable.papers.catalogue import PAPERS
 from deniable.papers.claims import Claim, Experiment, Paper, Verdict
-from deniable.papers.points import Language, Named, Point, Recurrent, Training
+from deniable.papers.points import Attacked, Language, Named, Point, Recurrent, Training
 from deniable.papers.reproduce import Chosen, Progress, choose, reproduce
 from deniable.papers.results import Results
 
 __all__ = [
     "PAPERS",
+    "Attacked",
     "Chosen",
     "Claim",
     "Experiment",

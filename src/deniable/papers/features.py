@@ -22,7 +22,11 @@ def fixed(name: str | None, images: Images) -> Images:
 
 
 def principal_components(
-    components: int, noise_multiplier: float, ledger: Ledger | None, seed: int
+    components: int,
+    noise_multiplier: float,
+    ledger: Ledger | None,
+    seed: int,
+    neighbouring: str = "add-or-remove",
 ) -> PrivatePCA:
     """A projection that is to be fitted to the training rows, under noise.
 
@@ -31,5 +35,12 @@ def principal_components(
         noise_multiplier: of its release; 0 is not private, and stands in the ledger as that.
         ledger: where it is recorded; None where it stands already, and is made again bit for bit.
         seed: of its noise.
+        neighbouring: the relation of its release.
     """
-    return PrivatePCA(components, noise_multiplier=noise_multiplier, ledger=ledger, seed=seed)
+    return PrivatePCA(
+        components,
+        noise_multiplier=noise_multiplier,
+        neighbouring=neighbouring,
+        ledger=ledger,
+        seed=seed,
+    )

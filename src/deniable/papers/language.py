@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from deniable.audit.canaries import Canary, draw, inserted
 from deniable.audit.comparison import Comparison, letter_perplexity
+from deniable.audit.planted import Canary, draw, inserted
 from deniable.audit.secrets import MOST, Exposure, exposure, random_secrets
 from deniable.audit.sequences import losses as losses_of
 from deniable.audit.sequences import write

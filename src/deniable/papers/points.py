@@ -65,6 +65,9 @@ class Training:
         held_out: how many training rows, from the last on, stand in for the test set.
         views: each drawn example stands in its batch so many times, mirrored in half of them.
         rows: at most so many rows in memory at once.
+        sampling: how batches are drawn.
+        noise_per: what gets noise of deviation `noise_multiplier` times the clip norm: the sum of a
+            "batch", or each "example" in it.
     """
 
     data: str
@@ -85,6 +88,8 @@ class Training:
     held_out: int = 0
     views: int = 1
     rows: int | None = None
+    sampling: str = "poisson"
+    noise_per: str = "batch"
     cost: float = field(default=1.0, compare=False)
 
     @property
@@ -167,6 +172,39 @@ class Language:
         }
 
 
-Point = Training | Recurrent | Language
+@dataclass(frozen=True)
+class Attacked:
+    """A model that is trained and then attacked.
+
+    Attributes:
+        attack: `membership`, `inversion` or `rare`, with its settings.
+        training: of the model; its `train_rows` are drawn at random.
+        beside: of the model without privacy that it is compared with, where the attack needs one.
+    """
+
+    attack: Named
+    training: Training
+    beside: Training | None = None
+
+    @property
+    def work(self) -> float:
+        """Examples to be passed through models, those without privacy at a third of the cost."""
+        models = 1 + int(self.attack.arguments.get("shadows", 0))
+        trainings = [each for each in (self.training, self.beside) if each is not None]
+        return models * sum(
+            each.work / (3.0 if each.noise_multiplier == 0 else 1.0) for each in trainings
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Every setting, by name."""
+        beside = {} if self.beside is None else {"beside": self.beside.to_json()}
+        return {
+            "data": self.training.data,
+            "attack": self.attack.to_json(),
+            "training": self.training.to_json(),
+        } | beside
+
+
+Point = Training | Recurrent | Attacked | Language
 
 _ALWAYS = ("noise_multiplier", "epsilon", "delta", "seed", "optimizer")

@@ -22,9 +22,11 @@ from deniable.events import ComposedEvent, Event
 from deniable.grouping import Augmented, Example
 from deniable.ledger import Ledger
 from deniable.models import optimizer_for
+from deniable.noise import per_unit
 from deniable.papers.features import fixed, principal_components
 from deniable.papers.networks import network
 from deniable.papers.points import Named, Training, Watch
+from deniable.papers.pretraining import clip_from_pretraining
 from deniable.plan import Plan
 from deniable.runfolder import RunFolder
 from deniable.session import attach
@@ -95,6 +97,7 @@ class Data:
         also: others that are measured at the end, by name.
         released: what was released of the training rows before the training.
         classes: how many values a target can take; None: as many as there are.
+        public: inputs and targets that need no protection, where a threshold comes from them.
     """
 
     train: tuple[Tensor, Tensor]
@@ -102,6 +105,7 @@ class Data:
     also: dict[str, tuple[Tensor, Tensor]]
     released: Event
     classes: int | None = None
+    public: tuple[Tensor, Tensor] | None = None
 
 
 def _data(point: Training, ledger: Ledger, data_dir: Path | None, *, fresh: bool) -> Data:
@@ -115,6 +119,8 @@ def _data(point: Training, ledger: Ledger, data_dir: Path | None, *, fresh: bool
         "train": _cut(whole, 0, min(rows, point.train_rows or rows)),
         "test": _cut(whole, rows, None) if point.held_out else tested,
     }
+    if point.bound.name == "FromPretraining":
+        groups["public"] = load(point.bound.arguments["data"], data_dir).train
     if point.data == "cifar10":
         groups |= {"first 1,000 test images": _cut(tested, 0, 1000), "all test images": tested}
     released: Event = ComposedEvent(())
@@ -131,7 +137,9 @@ def _data(point: Training, ledger: Ledger, data_dir: Path | None, *, fresh: bool
         name: (torch.from_numpy(each.inputs), torch.from_numpy(each.targets))
         for name, each in groups.items()
     }
-    return Data(tensors.pop("train"), tensors.pop("test"), tensors, released)
+    train, test, public = (tensors.pop(name, None) for name in ("train", "test", "public"))
+    assert train is not None and test is not None
+    return Data(train, test, tensors, released, public)
 
 
 def _cut(arrays: Arrays, start: int, stop: int | None) -> Arrays:
@@ -145,8 +153,11 @@ def _run(
     classes = data.classes or int(data.train[1].max()) + 1
     model = network(point.model.name, shape, classes, point.seed, **point.model.arguments)
     optimizer = optimizer_for(model, point.optimizer, rate_at(point, 0.0), point.momentum)
-    bound = _bound(point.bound)
+    bound = _bound(point, model, data.public)
     noise = point.noise_multiplier
+    if point.noise_per == "example":
+        assert noise is not None
+        noise = per_unit(noise, point.batch_size, point.sampling)
     if point.noise_deviation is not None:
         noise = point.noise_deviation / bound.sensitivity(dict(model.named_parameters())).value
     plan = _plan(point, len(data.train[0]), data.released, noise)
@@ -184,7 +195,7 @@ def _run(
 
 def _plan(point: Training, examples: int, released: Event, noise: float | None) -> Plan:
     """The plan whose steps, beside what was released before, stay within the point's epsilon."""
-    size, delta = min(point.batch_size, examples), point.delta
+    size, delta, sampling = min(point.batch_size, examples), point.delta, point.sampling
     steps = round(point.epochs * (examples // size))
     if noise is None:
         assert point.epsilon is not None, "a point states its noise or its epsilon"
@@ -195,18 +206,29 @@ def _plan(point: Training, examples: int, released: Event, noise: float | None) 
             point.epsilon,
             delta,
         )
-    plan = Plan(examples, size, delta=delta, noise_multiplier=noise, steps=steps)
+    plan = Plan(
+        examples, size, delta=delta, noise_multiplier=noise, steps=steps, sampling=sampling
+    )
     if point.epsilon is None or noise == 0:
         return plan
     room = plan.steps_within(point.epsilon, 0, released)
-    return Plan(examples, size, delta=delta, noise_multiplier=noise, steps=room)
+    return Plan(
+        examples, size, delta=delta, noise_multiplier=noise, steps=room, sampling=sampling
+    )
 
 
-def _bound(named: Named) -> bounds.Bound:
+def _bound(point: Training, model: nn.Module, public: tuple[Tensor, Tensor] | None) -> bounds.Bound:
+    """The bound of a point; a threshold may come from training on public data."""
+    if public is None:
+        return _named_bound(point.bound)
+    return clip_from_pretraining(model, public, point.batch_size, rate_at(point, 0.0), point.seed)
+
+
+def _named_bound(named: Named) -> bounds.Bound:
     """The bound of that name; the bounds of a chain are given as pairs of name and arguments."""
     if named.name == "Chain":
         return bounds.Chain(
-            *(_bound(Named(name, **arguments)) for name, arguments in named.arguments["bounds"])
+            *(_named_bound(Named(name, **each)) for name, each in named.arguments["bounds"])
         )
     made: bounds.Bound = getattr(bounds, named.name)(**named.arguments)
     return made
@@ -306,6 +328,7 @@ def _result(
         "epochs": plan.epochs,
         "parameters": _size(run.model),
         "seconds": round(run.seconds, 1),
+        **({"clip_norm": run.record["bound"]["norm"]} if data.public else {}),
         **({"also": also} if (also := _also(run.model, data)) else {}),
         "history": history,
     }

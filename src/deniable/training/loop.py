@@ -69,7 +69,7 @@ def fit(run: Run, watch: Watch = lambda _: None) -> bool:
 
 def _fit(run: Run, watch: Watch) -> bool:
     model, optimizer, private, plan = run.model, run.optimizer, run.private, run.private.plan
-    row_every = _row_every(plan.steps, plan.steps_per_epoch)
+    every = row_every(plan.steps, plan.steps_per_epoch)
     live = LiveEpsilon(private)
     started = time.monotonic() - run.seconds
     with stop_when_asked() as stop, run.own_randomness():
@@ -89,7 +89,7 @@ def _fit(run: Run, watch: Watch) -> bool:
             add_statistics(run.tally, private.statistics)
             run.seconds = time.monotonic() - started
             loss = run.tally.mean(run.tally.loss)
-            is_row = private.steps % row_every == 0 or private.steps == plan.steps
+            is_row = private.steps % every == 0 or private.steps == plan.steps
             if is_row:
                 add_row(run, live.recent())
                 model.train()
@@ -167,7 +167,7 @@ def add_row(run: Run, epsilon: float) -> None:
     run.record["history"].append(
         {
             "step": steps,
-            "epoch": steps / run.private.plan.steps_per_epoch,
+            "epoch": run.private.plan.epochs_after(steps),
             "epsilon": finite(epsilon),
             "train_loss": mean(tally.loss),
             **measured,
@@ -235,6 +235,6 @@ class LiveEpsilon:
         return self._value
 
 
-def _row_every(steps: int, steps_per_epoch: int) -> int:
-    """Whole epochs, as many as leave about `HISTORY_ROWS` rows."""
+def row_every(steps: int, steps_per_epoch: int) -> int:
+    """How many steps a row of the history is for: whole epochs, for about `HISTORY_ROWS` rows."""
     return steps_per_epoch * math.ceil(steps / steps_per_epoch / HISTORY_ROWS)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -151,6 +152,9 @@ class Run:
         with replaced(self.folder.model) as file:
             file.write(safetensors.torch.save(weights))
         write_json(self.folder.claim, self.claim().to_json())
+        if self.private.canaries is not None:
+            with replaced(self.folder.canaries) as file:
+                file.write(safetensors.torch.save(_tensors(self.private.canaries.state())))
         last = self.record["history"][-1]
         self.record["results"] = {
             **{name: last[name] for name in last if name.startswith(("test_", "validation_"))},
@@ -169,6 +173,10 @@ class Run:
             for device, state in zip(devices, self.randomness[1:], strict=True):
                 torch.cuda.set_rng_state(state, device)
             yield
+
+
+def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: torch.as_tensor(np.asarray(each)) for name, each in state.items()}
 
 
 def finite(value: float) -> float | None:

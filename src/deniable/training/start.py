@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import platform
 import uuid
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deniable import checkpoint
 from deniable.bounds import AdaptiveClip, AutomaticClip, Bound, Chain, Clip, PerLayerClip, Tanh
-from deniable.data import Dataset, Progress, load
+from deniable.canaries import Canaries
+from deniable.data import Arrays, Dataset, Progress, load
 from deniable.errors import CheckpointError, DataError, LedgerError, SettingsError
 from deniable.ledger import Ledger
 from deniable.models import build, optimizer_for
-from deniable.plan import Plan
+from deniable.plan import Plan, Schedule
 from deniable.randomness import Streams
 from deniable.rows import fingerprint
 from deniable.runfolder import RunFolder
 from deniable.sampling import OwnLoader
-from deniable.session import attach
+from deniable.session import PrivateSession, attach
 from deniable.settings import Settings
 from deniable.training.run import Run
 
@@ -30,6 +33,9 @@ NOT_PRIVATE = (
     "train_loss, mean_norm, clip_fraction and rows are taken from the training data without noise: "
     "epsilon does not cover them. Keep them as private as the data."
 )
+
+MakeSession = Callable[..., PrivateSession]
+"""`attach`, or what takes the same arguments."""
 
 
 def begin(
@@ -39,6 +45,7 @@ def begin(
     *,
     ledger: Path | None = None,
     overwrite: bool = False,
+    session: MakeSession = attach,
 ) -> Run:
     """Load the data, solve the plan and make the run's folder; nothing is released yet.
 
@@ -49,6 +56,7 @@ def begin(
         ledger: the data set's ledger, which other runs share; made where absent. One in the run's
             folder, for this run alone, if not given.
         overwrite: replace a run that is there, once everything else has been found in order.
+        session: what makes the session that the run follows.
 
     Raises:
         BudgetError: the plan does not fit the ledger's budget, or the ledger is closed.
@@ -60,25 +68,35 @@ def begin(
             "This loop draws its batches itself; sampling='own-loader' is for loops of your own. "
             "Choose poisson, truncated-poisson, fixed-size or shuffled."
         )
-    data = _load(settings, progress)
+    data = load_data(settings, progress)
+    device = device_for(settings)
+    model, optimizer = model_and_optimizer(settings, data, device)
+    examples, canaries = len(data.train.inputs), _canaries(settings, model)
+    # Canaries are members: the batches grow with them, so that everyone joins as often as without.
+    grown = 1 + (0 if canaries is None else len(canaries)) / examples
+    size, most = settings.batch_size, settings.max_batch_size
     plan = Plan(
-        examples=len(data.train.inputs),
-        batch_size=settings.batch_size,
+        examples=round(examples * grown),
+        batch_size=None if size is None else int(size * grown),  # never more often than without
         sampling=settings.sampling,
-        max_batch_size=settings.max_batch_size,
+        max_batch_size=None if most is None else round(most * grown),
         neighbouring=settings.neighbouring,
         epochs=settings.epochs,
         epsilon=settings.epsilon,
         noise_multiplier=settings.noise_multiplier,
         delta=settings.delta,
+        batch_schedule=_schedule(settings.batch_schedule),
+        noise_schedule=_schedule(settings.noise_schedule),
     )
-    device = _device(settings)
     record: dict[str, Any] = {
         "run_id": uuid.uuid4().hex,
         "ledger": None if ledger is None else str(ledger.resolve()),
         "settings": settings.to_json(),
         "environment": _environment(device),
-        "data": {"name": data.name, "fingerprint": data.fingerprint, "examples": plan.examples},
+        "data": {"name": data.name, "fingerprint": data.fingerprint, "examples": examples},
+        "canaries": None
+        if canaries is None
+        else {"gradients": canaries.gradients, "examples": canaries.examples},
         "plan": plan.to_json(),
         "seeded": settings.seed is not None,
         "secure": settings.secure,
@@ -88,7 +106,6 @@ def begin(
         "history": [],
         "results": None,
     }
-    model, optimizer = _model_and_optimizer(settings, data, device)
     record["model"] = {
         "name": settings.model,
         "parameters": sum(each.numel() for each in model.parameters()),
@@ -97,10 +114,10 @@ def begin(
     if ledger is not None and ledger.exists():
         _check_ledger(ledger, plan, data)
     folder.create(overwrite=overwrite)
-    return _attached(folder, settings, record, plan, data, model, optimizer)
+    return _attached(folder, settings, record, plan, data, model, optimizer, canaries, session)
 
 
-def resume(path: Path, progress: Progress | None = None) -> Run:
+def resume(path: Path, progress: Progress | None = None, session: MakeSession = attach) -> Run:
     """Take a run up where its last checkpoint left it; it ends as if never stopped, bit for bit.
 
     Steps after the checkpoint that a killed run may have released are repeated with the same noise
@@ -109,6 +126,7 @@ def resume(path: Path, progress: Progress | None = None) -> Run:
     Args:
         path: the folder of an interrupted or killed run.
         progress: told about downloads.
+        session: what makes the session that the run follows.
 
     Raises:
         SettingsError: there is no run in the folder.
@@ -122,9 +140,9 @@ def resume(path: Path, progress: Progress | None = None) -> Run:
     if record.get("status") == "complete":
         raise CheckpointError(f"The run in {path} is complete: there is nothing left to resume.")
     settings = Settings.from_json(record["settings"])
-    device = _device(settings)
+    device = device_for(settings)
     _check_environment(record, device)
-    data = _load(settings, progress)
+    data = load_data(settings, progress)
     if data.fingerprint != record["data"]["fingerprint"]:
         raise DataError(
             f"The run in {path} was trained on {record['data']['name']} data with the fingerprint "
@@ -146,8 +164,9 @@ def resume(path: Path, progress: Progress | None = None) -> Run:
             f"The checkpoint of {path} is gone, and its ledger states releases. Start a new run in "
             "another folder; what this one released stays spent."
         )
-    model, optimizer = _model_and_optimizer(settings, data, device)
-    run = _attached(folder, settings, record, plan, data, model, optimizer)
+    model, optimizer = model_and_optimizer(settings, data, device)
+    canaries = _canaries(settings, model)
+    run = _attached(folder, settings, record, plan, data, model, optimizer, canaries, session)
     if saved is not None:
         run.restore(saved)
     return run
@@ -170,9 +189,14 @@ def bound_for(settings: Settings) -> Bound:
     return Clip(settings.clip)
 
 
-def _model_and_optimizer(
+def model_and_optimizer(
     settings: Settings, data: Dataset, device: torch.device
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """What the settings train, on its device, once it was tried on two examples.
+
+    Raises:
+        SettingsError: the model cannot compute these data.
+    """
     shape, streams = data.train.inputs.shape[1:], Streams(settings.seed)
     model = build(settings.model, shape, data.classes, streams).to(device)
     _check_fit(model, settings.model, data, device)
@@ -206,9 +230,11 @@ def _attached(
     data: Dataset,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    canaries: Canaries | None,
+    session: MakeSession,
 ) -> Run:
     """The run at step 0; only a model that could be made private leaves a run.json."""
-    private = attach(
+    private = session(
         model,
         optimizer,
         plan,
@@ -217,17 +243,16 @@ def _attached(
         run_id=record["run_id"],
         seed=settings.seed,
         secure=settings.secure,
+        canaries=canaries,
     )
     record["status"] = "running"
     record["bound"] = private.bound_settings
     folder.write(record)
-    device = _device(settings)
-    train, test, *validation = (
-        (torch.from_numpy(each.inputs).to(device), torch.from_numpy(each.targets).to(device))
-        for each in (data.train, data.test, data.validation)
-        if each is not None
-    )
-    randomness = _seeded_randomness(settings.seed, device)
+    device = device_for(settings)
+    with_canaries = joined(data, settings, record["run_id"])
+    train, test = (tensors(each, device) for each in (with_canaries, data.test))
+    validation = None if data.validation is None else tensors(data.validation, device)
+    randomness = seeded_randomness(settings.seed, device)
     return Run(
         folder,
         settings,
@@ -238,16 +263,55 @@ def _attached(
         train,
         test,
         randomness,
-        validation=validation[0] if validation else None,
+        validation=validation,
     )
 
 
-def _load(settings: Settings, progress: Progress | None) -> Dataset:
+def tensors(part: Arrays, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Inputs and targets on a device."""
+    return torch.from_numpy(part.inputs).to(device), torch.from_numpy(part.targets).to(device)
+
+
+def _schedule(text: str | None) -> Schedule | None:
+    return None if text is None else Schedule.parse(text)
+
+
+def joined(data: Dataset, settings: Settings, run_id: str) -> Arrays:
+    """The training rows, followed by the audit's mislabelled ones.
+
+    A mislabelled row is one of the training rows, or of its symbols for text, with targets drawn
+    anew. Which they are is no secret; which of them are in is, and the run's canaries know it.
+    """
+    if not settings.mislabelled:
+        return data.train
+    generator = np.random.default_rng(list(run_id.encode()))
+    rows = generator.integers(len(data.train.inputs), size=settings.mislabelled)
+    inputs, targets = data.train.inputs[rows], data.train.targets[rows]
+    moved = generator.integers(1, data.classes, size=targets.shape)
+    return Arrays(
+        np.concatenate([data.train.inputs, inputs]),
+        np.concatenate([data.train.targets, (targets + moved) % data.classes]),
+    )
+
+
+def _canaries(settings: Settings, model: nn.Module) -> Canaries | None:
+    """The units of the run's audit; None where it is not audited."""
+    if not settings.audit:
+        return None
+    gradients = settings.canaries
+    if bound_for(settings).adapts:
+        gradients = gradients or 0  # they would lead it astray; `attach` refuses any
+    return Canaries(model, gradients, settings.mislabelled or 0, seed=settings.seed)
+
+
+def load_data(settings: Settings, progress: Progress | None = None) -> Dataset:
+    """The data set that the settings name."""
     folder = None if settings.data_dir is None else Path(settings.data_dir)
     return load(settings.data, folder, progress=progress)
 
 
-def _device(settings: Settings) -> torch.device:
+def device_for(settings: Settings) -> torch.device:
+    """Where the settings compute."""
     if settings.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -298,7 +362,7 @@ def _check_ledger(path: Path, plan: Plan, data: Dataset) -> None:
         )
 
 
-def _seeded_randomness(seed: int | None, device: torch.device) -> list[Tensor]:
+def seeded_randomness(seed: int | None, device: torch.device) -> list[Tensor]:
     """Generator states for what a model draws while it trains, such as dropout."""
     number = int.from_bytes(Streams(seed).key("initialisation")[8:16])
     kinds = ["cpu", *(["cuda"] if device.type == "cuda" else [])]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deniable.errors import SettingsError
+from deniable.runfolder import replaced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +39,7 @@ def figure_file(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
     """A figure to draw on, which is in the file afterwards.
 
     Args:
-        path: the file to write; its ending says the form (.svg, .png, .pdf).
+        path: the file to replace, whole; its ending says the form (.svg, .png, .pdf).
         size: in inches.
 
     Raises:
@@ -59,4 +60,8 @@ def figure_file(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
         rcParams.update(_STYLE)
         figure = Figure(figsize=size, layout="constrained")
         yield figure
-        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+        form = path.suffix[1:]
+        with replaced(path) as file:
+            figure.savefig(
+                file, format=form, dpi=160, metadata={"Date": None} if form == "svg" else None
+            )

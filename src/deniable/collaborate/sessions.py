@@ -1,0 +1,103 @@
+"""The two halves of a session whose sums travel: a worker forms them, the coordinator merges them.
+
+A worker that adds noise itself is an ordinary `PrivateSession`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from deniable.batches import Piece
+from deniable.events import GaussianEvent, PoissonSampledEvent, unsampled
+from deniable.noise import Gaussian
+from deniable.session import PrivateSession
+from deniable.units import BoundedSum
+
+FOREVER = 1 << 40
+
+
+class HandsOver(PrivateSession):
+    """A session that hands its sums to `hand_over`, without noise, and releases nothing itself.
+
+    What it is given is a `BoundedSum`; `.grad` stays None, so that the worker's own optimizer does
+    nothing. No event is recorded here: the coordinator's ledger has it.
+    """
+
+    hand_over: Callable[[BoundedSum], None]
+
+    @property
+    def ends_at(self) -> int:
+        """Never: the coordinator says when it is over."""
+        return FOREVER
+
+    def _release(self, piece: Piece) -> None:
+        assert self._sums is not None and self._moved_by is not None
+        bounded = BoundedSum(self._sums, self._of_protected(self._moved_by))
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        self._sums = None
+        self._scales.clear()
+        self.steps += 1
+        self._source.restart(piece.state)
+        self.hand_over(bounded)
+
+
+class Merges(PrivateSession):
+    """A session whose sums come from workers, with some of the noise in them already.
+
+    The event is recorded first, as ever; noise is added that makes up what the event says; then the
+    optimizer receives the release.
+    """
+
+    _merged: dict[str, Tensor]
+    _inside: float  # of the noise multiplier: what is in the sums already
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """The bound parameters, by name."""
+        return self._parameters
+
+    def load_state_dict(self, state: Mapping[str, Any], *, replay: bool = False) -> None:
+        """Go on after a saved state: who took part in the steps since cannot be repeated."""
+        self.go_on(state)
+
+    def recognise(self, data: Any) -> None:
+        """Refuses other data than the ledger's."""
+        self._source.recognise(data)
+
+    def count_lost(self) -> None:
+        """Count a step of which workers may have released something and nothing arrived."""
+        self._run.release(self.next_event)
+        self.steps += 1
+
+    def merge(self, sums: dict[str, Tensor], event: PoissonSampledEvent, inside: float) -> None:
+        """Release merged sums, as `event`, and step.
+
+        Args:
+            sums: over all workers that answered; the session may change them.
+            event: what the release is recorded as.
+            inside: the noise multiplier that is in the sums already.
+        """
+        state = self._source.state | {"step": self.steps + 1}
+        batch_size = self.plan.at(self.steps).batch_size
+        self._piece, self._unstepped = Piece(0, None, True, event, batch_size, state), True
+        self._merged, self._inside = sums, inside
+        self._optimizer.step()
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        self._piece = None
+
+    def _finish_piece(self, piece: Piece, loss_scale: float = 1.0) -> None:
+        self._sums, self._observed = self._merged, []
+        self._moved_by = self._bound.sensitivity(self._parameters)
+        self._unstepped = False
+
+    def _add_noise(self, piece: Piece, bounded: BoundedSum) -> dict[str, Tensor]:
+        released = unsampled(piece.event)
+        assert isinstance(released, GaussianEvent)
+        missing = math.sqrt(max(0.0, released.noise_multiplier**2 - self._inside**2))
+        return Gaussian(missing, released.neighbouring).add(bounded, self._generator)
