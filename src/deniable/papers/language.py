@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from deniable.audit.comparison import Comparison, letter_perplexity
 from deniable.audit.planted import Canary, draw, inserted
 from deniable.audit.secrets import MOST, Exposure, exposure, random_secrets
-from deniable.audit.sequences import losses as losses_of
-from deniable.audit.sequences import write
+from deniable.audit.sequences import losses, write
 from deniable.data import Arrays, load
 from deniable.data.ptb import LENGTH, sequences, text_of
 from deniable.events import ComposedEvent
@@ -33,6 +32,7 @@ from deniable.runfolder import RunFolder, write_json
 
 SHOWN = 24
 Floats = npt.NDArray[Any]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ class Text:
 
     def data(self) -> Data:
         """As a training takes it: measured on the validation part while it goes."""
-        return Data(_tensors(self.train), _tensors(self.validation), {}, ComposedEvent(()), 256)
+        return Data(
+            _tensors(self.train), _tensors(self.validation), {}, ComposedEvent(()), classes=256
+        )
 
 
 def read(point: Language, data_dir: Path | None) -> Text:
@@ -70,9 +72,7 @@ def read(point: Language, data_dir: Path | None) -> Text:
     return Text(inserted(data.train, canaries), data.validation, data.test, canaries)
 
 
-def train(
-    point: Language, folder: Path, watch: Watch, data_dir: Path | None = None
-) -> dict[str, Any] | None:
+def train(point: Language, folder: Path, watch: Watch, data_dir: Path | None = None) -> Row | None:
     """Both models, and what they give away, as JSON values; None when asked to stop before the end.
 
     Args:
@@ -92,59 +92,102 @@ def train(
     )
     if ordinary_ is None:
         return None
-    models = {
-        "ordinary": _model(point.ordinary, folder / "ordinary"),
-        "private": _model(point.private, folder / "private"),
-    }
     watch(1.0, "reading the text with both models")
-    started = time.monotonic()
-    found = compared(models, text, point)
-    seconds = private["seconds"] + ordinary_["seconds"] + time.monotonic() - started
+    of_ordinary = measure(point, point.ordinary, folder / "ordinary", text)
+    of_private = measure(point, point.private, folder / "private", text)
     return {
-        "ordinary": ordinary_ | found.pop("ordinary"),
-        "private": private | found.pop("private"),
-        **found,
-        "seconds": round(seconds, 1),
+        "ordinary": ordinary_ | _kept(of_ordinary),
+        "private": private | _kept(of_private),
+        **compared(text, of_ordinary["losses"], of_private["losses"]),
+        "most_exposed": MOST,
+        "seconds": round(
+            sum(each["seconds"] for each in (private, ordinary_, of_ordinary, of_private)), 1
+        ),
     }
 
 
-def train_private(point: Language, folder: Path, text: Text, watch: Watch) -> dict[str, Any] | None:
+def train_private(point: Language, folder: Path, text: Text, watch: Watch) -> Row | None:
     """The private model, in `folder / "private"`."""
     return _once(
-        folder / "private",
-        point.private,
-        lambda place: training.train_on(
-            lambda _ledger, _fresh: text.data(), point.private, place, watch
+        folder / "private" / "result.json",
+        point.private.to_json(),
+        lambda: training.train_on(
+            lambda _ledger, _fresh: text.data(), point.private, folder / "private", watch
         ),
     )
 
 
-def train_ordinary(
-    point: Language, folder: Path, text: Text, watch: Watch
-) -> dict[str, Any] | None:
+def train_ordinary(point: Language, folder: Path, text: Text, watch: Watch) -> Row | None:
     """The other one, in `folder / "ordinary"`."""
     return _once(
-        folder / "ordinary",
-        point.ordinary,
-        lambda place: ordinary.train(text.data, point.ordinary, place, watch),
+        folder / "ordinary" / "result.json",
+        point.ordinary.to_json(),
+        lambda: ordinary.train(text.data, point.ordinary, folder / "ordinary", watch),
     )
 
 
-def _once(
-    folder: Path, point: Training, make: Callable[[Path], dict[str, Any] | None]
-) -> dict[str, Any] | None:
-    """What a finished training of the same point left, or a training."""
-    done = folder / "result.json"
-    settings = json.loads(json.dumps(point.to_json()))
-    if done.exists():
-        saved = json.loads(done.read_text(encoding="utf-8"))
-        if saved["settings"] == settings:
-            found: dict[str, Any] = saved["result"]
+def measure(point: Language, of: Training, folder: Path, text: Text) -> Row:
+    """What one model makes of the text and of the canaries: minutes, and so kept beside it.
+
+    Args:
+        point: the canaries, and how many others each is compared with.
+        of: which of its two models.
+        folder: where that is.
+        text: what it was trained and measured on.
+    """
+
+    def make() -> Row:
+        started = time.monotonic()
+        model = _model(of, folder)
+        parts = {"train": own(text), "validation": text.validation, "test": text.test}
+        return {
+            "losses": {
+                part: losses(model, *_tensors(arrays)).tolist() for part, arrays in parts.items()
+            },
+            # Each is compared with others of its own, so that exposures are independent.
+            "exposures": [
+                _exposure(exposure(model, each, random_secrets(point.others, point.seed + place)))
+                for place, each in enumerate(text.canaries, start=1)
+            ],
+            "written": write(model, seed=point.seed, characters=400),
+            "seconds": time.monotonic() - started,
+        }
+
+    settings = {
+        "of": of.to_json(),
+        "canaries": point.canaries,
+        "others": point.others,
+        "seed": point.seed,
+    }
+    found = _once(folder / "measured.json", settings, make)
+    assert found is not None
+    return found
+
+
+def own(text: Text) -> Arrays:
+    """The training sequences without the canaries."""
+    rows = len(text.train.inputs) - sum(each.repetitions for each in text.canaries)
+    return Arrays(text.train.inputs[:rows], text.train.targets[:rows])
+
+
+def _once(path: Path, settings: Row, make: Callable[[], Row | None]) -> Row | None:
+    """What was kept of the same settings, or what is made of them now."""
+    wanted = json.loads(json.dumps(settings))
+    if path.exists():
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if saved["settings"] == wanted:
+            found: Row = saved["result"]
             return found
-    result = make(folder)
+    result = make()
     if result is not None:
-        write_json(done, {"settings": settings, "result": result})
+        write_json(path, {"settings": wanted, "result": result})
     return result
+
+
+def _kept(found: Row) -> Row:
+    """Means in the place of the losses of single sequences."""
+    means = {part: float(np.mean(each)) for part, each in found["losses"].items()}
+    return {"losses": means, "exposures": found["exposures"], "written": found["written"]}
 
 
 def _tensors(arrays: Arrays) -> tuple[Tensor, Tensor]:
@@ -157,47 +200,22 @@ def _model(point: Training, folder: Path) -> nn.Module:
     return model.eval()
 
 
-def compared(models: dict[str, nn.Module], text: Text, point: Language) -> dict[str, Any]:
-    """What two models, called ordinary and private, make of the text and of the canaries."""
-    rows = len(text.train.inputs) - sum(each.repetitions for each in text.canaries)
-    parts = {
-        "train": Arrays(text.train.inputs[:rows], text.train.targets[:rows]),
-        "validation": text.validation,
-        "test": text.test,
-    }
-    losses = {
-        name: {part: losses_of(model, *_tensors(arrays)) for part, arrays in parts.items()}
-        for name, model in models.items()
-    }
-    frequencies = letter_perplexity(parts["train"].targets)
-    both = Comparison(parts["train"], losses["ordinary"]["train"], losses["private"]["train"])
-    # Each canary is compared with others of its own, so that their exposures are independent.
-    exposures = {
-        name: [
-            _exposure(exposure(model, each, random_secrets(point.others, point.seed + 1 + index)))
-            for index, each in enumerate(text.canaries)
-        ]
-        for name, model in models.items()
-    }
+def compared(
+    text: Text, ordinary_: Mapping[str, list[float]], private: Mapping[str, list[float]]
+) -> Row:
+    """How the losses of the two models compare, sequence by sequence."""
+    arrays = own(text)
+    both = Comparison(arrays, np.array(ordinary_["train"]), np.array(private["train"]))
+    frequencies = letter_perplexity(arrays.targets)
     return {
-        **{
-            name: {
-                "losses": {part: float(each.mean()) for part, each in of_model.items()},
-                "exposures": exposures[name],
-                "written": [write(model, seed=seed, characters=400) for seed in (0, 1)],
-            }
-            for name, of_model in losses.items()
-            for model in [models[name]]
-        },
         "letter_perplexity": frequencies,
         "accepted": _accepted(both, frequencies),
         "divergent": _divergent(both),
-        "gap": _gap(losses["ordinary"]["test"], losses["private"]["test"]),
-        "most_exposed": MOST,
+        "gap": _gap(np.array(ordinary_["test"]), np.array(private["test"])),
     }
 
 
-def _accepted(found: Comparison, threshold: float) -> dict[str, Any]:
+def _accepted(found: Comparison, threshold: float) -> Row:
     """Shares of sequences whose perplexity is below a threshold, for some thresholds."""
 
     def at(each: float) -> dict[str, float]:
@@ -212,7 +230,7 @@ def _accepted(found: Comparison, threshold: float) -> dict[str, Any]:
     }
 
 
-def _divergent(found: Comparison) -> dict[str, Any]:
+def _divergent(found: Comparison) -> Row:
     """The sequences that the private model likes least in comparison, and some that both like."""
     alike = np.argsort(np.maximum(found.first, found.second), kind="stable")[:5]
     return {
@@ -226,7 +244,7 @@ def _divergent(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _said(row: int, text: str, first: float, second: float) -> dict[str, Any]:
+def _said(row: int, text: str, first: float, second: float) -> Row:
     perplexities = {"ordinary": math.exp(first), "private": math.exp(second)}
     return {"row": int(row), "text": text, **perplexities}
 
@@ -241,7 +259,7 @@ def _gap(ordinary_: Floats, private: Floats) -> dict[str, float]:
     }
 
 
-def _exposure(found: Exposure) -> dict[str, Any]:
+def _exposure(found: Exposure) -> Row:
     return {
         "repetitions": found.canary.repetitions,
         "bits": found.bits,

@@ -284,7 +284,7 @@ def _lists(results: Results) -> str:
         "generate RUN` does the same.",
     ]
     for name, label in NAMES.items():
-        text = found[name]["written"][0].strip()
+        text = found[name]["written"].strip()
         parts += [f"The model {label}:", f"```text\n{text}\n```"]
     return "\n\n".join(parts)
 

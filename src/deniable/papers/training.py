@@ -96,16 +96,16 @@ class Data:
         test: inputs and targets that the history is measured on.
         also: others that are measured at the end, by name.
         released: what was released of the training rows before the training.
-        classes: how many values a target can take; None: as many as there are.
         public: inputs and targets that need no protection, where a threshold comes from them.
+        classes: how many values a target can take; None: as many as there are.
     """
 
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     also: dict[str, tuple[Tensor, Tensor]]
     released: Event
-    classes: int | None = None
     public: tuple[Tensor, Tensor] | None = None
+    classes: int | None = None
 
 
 def _data(point: Training, ledger: Ledger, data_dir: Path | None, *, fresh: bool) -> Data:
