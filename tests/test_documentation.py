@@ -19,7 +19,7 @@ from deniable.cli import app
 ROOT = Path(__file__).parent.parent
 COMMANDS = [
     *("train", "plan", "explain", "search", "spend", "claim", "audit", "report", "reproduce"),
-    *("attack", "attack membership", "attack inversion", "attack rare"),
+    *("compare", "generate", "attack", "attack membership", "attack inversion", "attack rare"),
     *("ledger", "ledger show", "ledger budget", "ledger close"),
 ]
 

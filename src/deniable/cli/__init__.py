@@ -14,6 +14,7 @@ import typer
 from deniable.cli.attack import attack_app
 from deniable.cli.audit import audit_command
 from deniable.cli.claims import claim_command
+from deniable.cli.compare import compare_command, generate_command
 from deniable.cli.explain import explain_command
 from deniable.cli.ledger import ledger_app
 from deniable.cli.plan import plan_command
@@ -44,6 +45,8 @@ app.add_typer(attack_app, name="attack")
 app.add_typer(ledger_app, name="ledger")
 app.command("audit")(audit_command)
 app.command("report")(report_command)
+app.command("compare")(compare_command)
+app.command("generate")(generate_command)
 app.command("reproduce")(reproduce_command)
 
 

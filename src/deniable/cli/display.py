@@ -101,6 +101,12 @@ def closing(record: Mapping[str, Any]) -> str:
     """The results of a complete run, from its run.json."""
     results = record["results"]
     lines = [f"Test accuracy  {words.percent(results['test_accuracy'], 2)}"]
+    if "test_perplexity" in results:
+        perplexity, loss = results["test_perplexity"], results["test_loss"]
+        lines.append(
+            f"Perplexity     {words.significant(perplexity)} per character of the test text, "
+            f"which is {words.significant(loss)} nats"
+        )
     if results["non_private"]:
         lines.append("Epsilon        infinite: NOT PRIVATE, there was no noise")
     else:
@@ -181,7 +187,9 @@ class _Lines:
 def _said(moment: Moment) -> str:
     infinite = math.isinf(moment.epsilon)
     epsilon = "infinite: NOT PRIVATE" if infinite else words.rounded_up(moment.epsilon)
-    return (
-        f"loss {words.significant(moment.loss, 3)}, test accuracy "
-        f"{words.percent(moment.accuracy)}, epsilon {epsilon}"
+    measured = (
+        f"test accuracy {words.percent(moment.accuracy)}"
+        if moment.perplexity is None
+        else f"validation perplexity {words.significant(moment.perplexity, 3)}"
     )
+    return f"loss {words.significant(moment.loss, 3)}, {measured}, epsilon {epsilon}"

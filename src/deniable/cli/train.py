@@ -35,8 +35,8 @@ def train_command(
     model: Annotated[
         str | None,
         typer.Option(
-            help="digits-mlp, mnist-cnn, abadi-mlp, cifar-cnn, char-transformer, or your own as "
-            "module:factory, called as factory(input_shape, classes) [by data set]."
+            help="digits-mlp, mnist-cnn, abadi-mlp, cifar-cnn, char-lstm, char-transformer, or "
+            "your own as module:factory, called as factory(input_shape, classes) [by data set]."
         ),
     ] = None,
     optimizer: Annotated[
@@ -76,6 +76,13 @@ def train_command(
             "in place of epsilon; 0 is NOT private."
         ),
     ] = None,
+    no_privacy: Annotated[
+        bool,
+        typer.Option(
+            "--no-privacy",
+            help="No noise, and a bound that changes nothing, for comparison: NOT private.",
+        ),
+    ] = False,
     delta: Annotated[float | None, typer.Option(help="Delta of the guarantee [1e-5].")] = None,
     noise_schedule: Annotated[
         str | None,
@@ -192,6 +199,7 @@ def train_command(
         workers = int(os.environ["WORLD_SIZE"]) - 1
     settings = Settings.choose(
         data,
+        privacy=not no_privacy,
         data_dir=None if data_dir is None else str(data_dir.resolve()),
         model=model,
         optimizer=optimizer,

@@ -5,7 +5,7 @@ Importable without torch.
 
 from deniable.papers.catalogue import PAPERS
 from deniable.papers.claims import Claim, Experiment, Paper, Verdict
-from deniable.papers.points import Attacked, Named, Point, Recurrent, Training
+from deniable.papers.points import Attacked, Language, Named, Point, Recurrent, Training
 from deniable.papers.reproduce import Chosen, Progress, choose, reproduce
 from deniable.papers.results import Results
 
@@ -15,6 +15,7 @@ __all__ = [
     "Chosen",
     "Claim",
     "Experiment",
+    "Language",
     "Named",
     "Paper",
     "Point",

@@ -28,11 +28,15 @@ class Line:
         label: what the legend calls it.
         points: pairs of x and y.
         dashed: whether it is what the others are compared with.
+        errors: how far each y may be off, drawn as a bar to either side; empty: nothing is said.
+        marked: whether each point has a mark.
     """
 
     label: str
     points: Sequence[tuple[float, float]]
     dashed: bool = False
+    errors: Sequence[float] = ()
+    marked: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,17 @@ class Panel:
     def draw(self, axes: Axes) -> None:
         """Curves with marks where they are few points long, and a legend where there are two."""
         for position, line in enumerate(self.lines):
-            axes.plot(
-                *zip(*line.points, strict=True),
+            across, upwards = zip(*line.points, strict=True)
+            axes.errorbar(
+                across,
+                upwards,
+                yerr=line.errors or None,
                 color=COLOURS[position % len(COLOURS)],
                 linestyle="--" if line.dashed else "-",
-                marker=MARKS[position % len(MARKS)],
+                marker=MARKS[position % len(MARKS)] if line.marked else "",
                 markersize=4,
                 linewidth=1.4,
+                capsize=2,
                 label=line.label,
             )
         axes.set(xlabel=self.x, ylabel=self.y, title=self.title)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deniable.errors import SettingsError
+from deniable.models import CharLSTM
 
 
 def mlp(shape: Sequence[int], classes: int, hidden: int) -> nn.Module:
@@ -64,7 +65,17 @@ def linear(shape: Sequence[int], classes: int, groups: int) -> nn.Module:
     )
 
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn, "linear": linear}
+def char_lstm(_shape: Sequence[int], classes: int, width: int = 256) -> nn.Module:
+    """The network of TensorFlow Privacy's tutorial on language models."""
+    return CharLSTM(classes, width)
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "linear": linear,
+    "char-lstm": char_lstm,
+}
 
 
 def network(

@@ -12,7 +12,14 @@ from typing import Any, Self
 Watch = Callable[[float, str], None]
 """Told the share of a training that is done, and how it stands, in words."""
 
-ROWS = {"digits": 1437, "mnist": 60_000, "fashion-mnist": 60_000, "cifar10": 50_000}
+ROWS = {
+    "digits": 1437,
+    "mnist": 60_000,
+    "fashion-mnist": 60_000,
+    "cifar10": 50_000,
+    "ptb": 63_770,
+    "sentences": 1_000,
+}
 
 
 @dataclass(frozen=True, init=False)
@@ -134,6 +141,38 @@ class Recurrent:
 
 
 @dataclass(frozen=True)
+class Language:
+    """Two character models of one text, one of them private, with the same canaries in both.
+
+    Attributes:
+        private: trained with noise.
+        ordinary: trained without privacy, by a loop that knows none of it.
+        canaries: pairs of how often a canary is repeated and how many such canaries there are.
+        others: how many other secrets each one is compared with.
+        seed: of the canaries.
+    """
+
+    private: Training
+    ordinary: Training
+    canaries: tuple[tuple[int, int], ...]
+    others: int = 511
+    seed: int = 0
+
+    @property
+    def work(self) -> float:
+        """In examples of the network with one layer, about."""
+        return self.private.work + self.ordinary.work
+
+    def to_json(self) -> dict[str, Any]:
+        """Every setting, by name."""
+        return asdict(self) | {
+            "data": self.private.data,
+            "private": self.private.to_json(),
+            "ordinary": self.ordinary.to_json(),
+        }
+
+
+@dataclass(frozen=True)
 class Attacked:
     """A model that is trained and then attacked.
 
@@ -166,6 +205,6 @@ class Attacked:
         } | beside
 
 
-Point = Training | Recurrent | Attacked
+Point = Training | Recurrent | Attacked | Language
 
 _ALWAYS = ("noise_multiplier", "epsilon", "delta", "seed", "optimizer")

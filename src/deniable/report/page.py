@@ -104,6 +104,9 @@ def _headline(record: Record, spent: Spent | None) -> dict[str, str | None]:
     seconds = record.latest("seconds")
     return {
         "accuracy": words.percent(record.latest("test_accuracy")),
+        "perplexity": words.significant(record.latest("test_perplexity"))
+        if record.is_text
+        else None,
         "epsilon": words.rounded_up(spent.epsilon) if spent else words.ABSENT,
         "delta": words.scientific(record.delta),
         "one_in": words.one_in(record.delta),

@@ -49,10 +49,12 @@ class Run:
         optimizer: an ordinary torch optimizer.
         private: the session that makes it private.
         train: inputs and targets that the guarantee is about.
-        test: inputs and targets that accuracy is measured on.
+        test: inputs and targets that accuracy is measured on; at the end alone, if there is a part
+            for validation.
         randomness: the state of torch's own generators (dropout), which is no secret.
         tally: sums since the last row of the history.
         seconds: the time in the loop so far, over all its interruptions.
+        validation: inputs and targets to choose settings by, where the data have such a part.
     """
 
     folder: RunFolder
@@ -66,6 +68,7 @@ class Run:
     randomness: list[Tensor]
     tally: Tally = field(default_factory=Tally)
     seconds: float = 0.0
+    validation: tuple[Tensor, Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -154,8 +157,7 @@ class Run:
                 file.write(safetensors.torch.save(_tensors(self.private.canaries.state())))
         last = self.record["history"][-1]
         self.record["results"] = {
-            "test_accuracy": last["test_accuracy"],
-            "test_loss": last["test_loss"],
+            **{name: last[name] for name in last if name.startswith(("test_", "validation_"))},
             **self.spent_json(),
         }
         self.record["status"] = "complete"

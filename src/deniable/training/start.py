@@ -251,8 +251,20 @@ def _attached(
     device = device_for(settings)
     with_canaries = joined(data, settings, record["run_id"])
     train, test = (tensors(each, device) for each in (with_canaries, data.test))
+    validation = None if data.validation is None else tensors(data.validation, device)
     randomness = seeded_randomness(settings.seed, device)
-    return Run(folder, settings, record, model, optimizer, private, train, test, randomness)
+    return Run(
+        folder,
+        settings,
+        record,
+        model,
+        optimizer,
+        private,
+        train,
+        test,
+        randomness,
+        validation=validation,
+    )
 
 
 def tensors(part: Arrays, device: torch.device) -> tuple[Tensor, Tensor]:
