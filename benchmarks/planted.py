@@ -43,7 +43,7 @@ def clipping_after_averaging(_: int) -> Iterator[None]:
 
     def clipped(bound: Clip, gradients: Gradients) -> tuple[BoundedSum, Observed]:
         norms, units = gradients.norms(), max(1, gradients.units)
-        sums = gradients.weighted_sum(torch.ones_like(norms))
+        sums = dict(gradients.weighted_sums(torch.ones_like(norms)))
         mean = float(sum(each.square().sum() for each in sums.values())) ** 0.5 / units
         factor = bound.norm / max(bound.norm, mean)
         of_each = torch.full_like(norms, factor)

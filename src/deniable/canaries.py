@@ -285,21 +285,25 @@ class Joined:
         batch = self.gradients.norms()
         return torch.cat([batch, self._kept(batch.new_full((self._count,), NORM))])
 
-    def weighted_sum(self, weights: Weights) -> dict[str, Tensor]:
-        """See `Gradients.weighted_sum`."""
+    def weighted_sums(self, weights: Weights) -> Iterator[tuple[str, Tensor]]:
+        """See `Gradients.weighted_sums`."""
         n = self.gradients.units
-        if isinstance(weights, Tensor):
-            sums = self.gradients.weighted_sum(weights[:n])
-        else:
-            sums = self.gradients.weighted_sum({name: each[:n] for name, each in weights.items()})
-        for name, place in self._places.items():
+        of_batch: Weights = (
+            weights[:n]
+            if isinstance(weights, Tensor)
+            else {name: each[:n] for name, each in weights.items()}
+        )
+        for name, total in self.gradients.weighted_sums(of_batch):
+            place = self._places.get(name)
+            if place is None:
+                yield name, total
+                continue
             of_units = weights if isinstance(weights, Tensor) else weights[name]
             of_canaries = self._kept(of_units[n:])
             chosen = of_canaries[place.canaries.to(of_canaries.device)].to(place.signs.device)
-            flat = sums[name].flatten().clone()
+            flat = total.flatten().clone()
             flat.index_add_(0, place.coordinates, (chosen * place.signs * NORM).to(flat.dtype))
-            sums[name] = flat.view(sums[name].shape)
-        return sums
+            yield name, flat.view(total.shape)
 
     def stream(self, name: str) -> Iterator[tuple[slice, Tensor]]:
         """See `Gradients.stream`."""

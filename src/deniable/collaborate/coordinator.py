@@ -1,4 +1,4 @@
-"""The coordinator: it holds the global model, merges what workers send, and computes no gradient."""
+"""The coordinator: it holds the global model, merges what workers send, computes no gradient."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ class Coordinator:
             self.save()  # before the first release there is something to go on from
         if not isinstance(self.mode, Central):
             self.session.prepare()  # before anything leaves a worker
-        started, up, down = time.monotonic(), self._received(), self._sent()
+        started, (up, down) = time.monotonic(), self._peers.traffic()
         self._asked += 1
         asked = {slot: peer for slot, peer in self._peers.present.items() if peer.idle}
         message = Message(
@@ -203,13 +203,14 @@ class Coordinator:
                 self.session.count_lost()
             return None
         self._merge(dict(sorted(found.items())))
+        all_up, all_down = self._peers.traffic()
         return Round(
             self.session.steps,
             tuple(sorted(found)),
             missing,
             time.monotonic() - started,
-            self._received() - up,
-            self._sent() - down,
+            all_up - up,
+            all_down - down,
         )
 
     def _collect(self, asked: Mapping[int, Peer], deadline: float) -> dict[int, dict[str, Tensor]]:
@@ -378,7 +379,12 @@ class Coordinator:
 
     def _welcome(self, peer: Peer) -> None:
         state = [each for each in self._model.state_dict().values() if isinstance(each, Tensor)]
-        says = {"kind": "welcome", "sizes": self.sizes, "run_id": self.session.run_id}
+        says = {
+            "kind": "welcome",
+            "sizes": self.sizes,
+            "run_id": self.session.run_id,
+            "opening": self.session.opening,
+        }
         peer.ask(Message(says, packed(state)))
 
     def _lose(self, peer: Peer) -> None:
@@ -410,12 +416,6 @@ class Coordinator:
         since = time.monotonic() - self._last_saved
         if since >= min(self._save_seconds, self._save_cost / SAVE_SHARE):
             self.save()
-
-    def _received(self) -> int:
-        return sum(each.link.received for each in self._peers.present.values() if each.link)
-
-    def _sent(self) -> int:
-        return sum(each.link.sent for each in self._peers.present.values() if each.link)
 
 
 def terms(plan: Plan, bound: Bound, mode: Mode, parameters: Mapping[str, Tensor]) -> dict[str, Any]:

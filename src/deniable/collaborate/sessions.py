@@ -61,6 +61,16 @@ class Merges(PrivateSession):
         """The bound parameters, by name."""
         return self._parameters
 
+    def state_dict(self) -> dict[str, Any]:
+        """What is needed to go on; no generator, since nothing is drawn again."""
+        state = super().state_dict()
+        return {name: each for name, each in state.items() if name not in ("noise", "sampler")}
+
+    @property
+    def opening(self) -> int:
+        """The number under which this process opened the run: no other that did has it."""
+        return self._run.opening
+
     def load_state_dict(self, state: Mapping[str, Any], *, replay: bool = False) -> None:
         """Go on after a saved state: who took part in the steps since cannot be repeated."""
         self.go_on(state)

@@ -159,12 +159,10 @@ def collaborate(
         )  # fmt: skip
     worker = place.rank - 1
     own = None if path is None else path / f"worker-{worker}"
-    given |= {"seed": derived_seed(seed, "worker", worker)}
 
-    def make(sizes: Sequence[int], name: str) -> PrivateSession:
-        return worker_session(
-            model, optimizer, plan, mode, unit, sizes, worker, own, given | {"run_id": name}
-        )
+    def make(sizes: Sequence[int], name: str, label: str) -> PrivateSession:
+        given.update(run_id=name, seed=derived_seed(seed, "worker", worker, label))
+        return worker_session(model, optimizer, plan, mode, unit, sizes, worker, own, given)
 
     return Worker(
         model,

@@ -29,8 +29,9 @@ from deniable.units import BoundedSum, Spent
 
 RETRY_SECONDS = 0.2
 
-MakeSession = Callable[[Sequence[int], str], PrivateSession]
-"""Makes the worker's session once the sizes of all parts and the run's name are known."""
+MakeSession = Callable[[Sequence[int], str, str], PrivateSession]
+"""Makes the worker's session from the sizes of all parts, the run's name, and a label that no other
+life of this worker has."""
 
 
 class Worker:
@@ -106,12 +107,28 @@ class Worker:
         return parts.members(self._sizes, self.worker)
 
     def spent(self) -> Spent:
-        """What this worker released, as (epsilon, delta): nothing in `Central`."""
-        return self.session.spent()
+        """What this worker released, as (epsilon, delta).
+
+        Raises:
+            CollaborationError: in `Central`, where the coordinator releases.
+        """
+        return self._own().spent()
 
     def claim(self) -> Claim:
-        """What this worker's own ledger proves."""
-        return self.session.claim()
+        """What this worker's own ledger proves.
+
+        Raises:
+            CollaborationError: in `Central`, where the coordinator has the ledger.
+        """
+        return self._own().claim()
+
+    def _own(self) -> PrivateSession:
+        if isinstance(self.session, HandsOver):
+            raise CollaborationError(
+                "In the central mode a worker releases nothing: the coordinator adds the noise and "
+                "has the ledger. Ask there."
+            )
+        return self.session
 
     # -- the loop -------------------------------------------------------------------------------
 
@@ -213,7 +230,8 @@ class Worker:
                 state[name].copy_(value)
         if self._session is None:
             self._sizes = sizes
-            self._session = self._make(sizes, message.says["run_id"])
+            label = f"{message.says['opening']}/{self._life}"
+            self._session = self._make(sizes, message.says["run_id"], label)
             if isinstance(self._session, HandsOver):
                 self._session.hand_over = self._hand_over
             else:
