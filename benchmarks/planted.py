@@ -41,7 +41,9 @@ def half_the_noise(_: int) -> Iterator[None]:
 def clipping_after_averaging(_: int) -> Iterator[None]:
     """The mean gradient is clipped, not each unit's."""
 
-    def clipped(bound: Clip, gradients: Gradients) -> tuple[BoundedSum, Observed]:
+    def clipped(
+        bound: Clip, gradients: Gradients, kept: object = None
+    ) -> tuple[BoundedSum, Observed]:
         norms, units = gradients.norms(), max(1, gradients.units)
         sums = dict(gradients.weighted_sums(torch.ones_like(norms)))
         mean = float(sum(each.square().sum() for each in sums.values())) ** 0.5 / units

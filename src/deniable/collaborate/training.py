@@ -66,7 +66,7 @@ def merging(settings: Settings) -> Any:
         check(plan, bound, mode, Example(), settings.workers, None)
         session = Merges(
             model, optimizer, plan, bound, Example(), loss_reduction="mean", budget=plan.epsilon,
-            block=1, about={"collaboration": {"workers": settings.workers, "mode": mode.to_json()}},
+            about={"collaboration": {"workers": settings.workers, "mode": mode.to_json()}},
             **given,
         )  # fmt: skip
         session.go_on()

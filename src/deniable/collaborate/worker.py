@@ -28,6 +28,7 @@ from deniable.session import PrivateSession
 from deniable.units import BoundedSum, Spent
 
 RETRY_SECONDS = 0.2
+AHEAD = 4  # steps that are recorded at once, and that a crash costs at most
 
 MakeSession = Callable[[Sequence[int], str, str], PrivateSession]
 """Makes the worker's session from the sizes of all parts, the run's name, and a label that no other
@@ -232,6 +233,7 @@ class Worker:
             self._sizes = sizes
             label = f"{message.says['opening']}/{self._life}"
             self._session = self._make(sizes, message.says["run_id"], label)
+            self._session.at_once = AHEAD
             if isinstance(self._session, HandsOver):
                 self._session.hand_over = self._hand_over
             else:
