@@ -111,11 +111,8 @@ def test_the_command_exits_with_1_when_more_is_measured_than_claimed(
     assert result.exit_code == 1, result.output
     found = json.loads(result.stdout)
     assert not found["holds"]
-    assert [each["name"] for each in found["findings"] if not each["holds"]] == [
-        "gradient canaries",
-        "gradient canaries, if Gaussian",
-        "the claim's curve",
-    ]
+    refuted = [each["name"] for each in found["findings"] if not each["holds"]]
+    assert refuted == ["gradient canaries, if Gaussian", "the claim's curve"]
     page = RunFolder(leaking).report.read_text()
     assert "What was measured exceeds what is claimed" in page
 
