@@ -120,8 +120,8 @@ INVERSION = Experiment(
         "**How it was made.** 10,000 images of MNIST's training set and ten of Fashion-MNIST, one "
         "hidden layer of 256 ReLU units, trained with and without privacy as for membership "
         "inference. The attack is algorithm 1 of the paper: 300 steps of gradient descent on "
-        "-log p from a black picture, drawn towards its neighbouring pixels after each step (their "
-        "processing is denoising and sharpening), with 5% of it fading. Recovered pictures are "
+        "-log p from an empty picture. After each, every pixel is drawn towards its neighbours "
+        "(their processing is denoising and sharpening) and fades by 5%. Recovered pictures are "
         "stretched to full contrast. Likeness is the correlation over pixels. The class means "
         "that digits are compared with are those of the test set."
     ),

@@ -100,7 +100,7 @@ MEMBERSHIP = Experiment(
         "guessing is the dashed line. The left end is what counts: there, hardly anybody is "
         "accused wrongly, and who is accused was almost certainly there. In the right panel no "
         "attack, of these or of any, can be in the shaded region, except by chance. That limit "
-        "comes from the ledger of the training; the curves are what five attacks found, and "
+        "is computed from what the training released; the curves are what five attacks found, and "
         "another attack may find more, up to the limit. At the far left, one image more or less "
         "moves a curve.\n\n"
         "**How it was made.** 12,000 images of MNIST's training set; a fair coin decides for each "
@@ -133,8 +133,8 @@ MEMBERSHIP = Experiment(
         ),
         Claim(
             "holds",
-            "With differential privacy, what is found is at most (exp(epsilon), delta) as likely "
-            "with an image in the data as without it: no attack passes the limit",
+            "With differential privacy, whatever is found is at most exp(epsilon) times as likely "
+            "with an image in the data as without it, but for delta: no attack passes the limit",
             _holds,
             of=PRIVATE,
         ),
