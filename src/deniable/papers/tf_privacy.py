@@ -29,7 +29,7 @@ ORDINARY = Training(
 # Sixteen that are inserted once, since the claim is about those, and sixteen that never are.
 CANARIES = ((0, 16), (1, 16), *((2**power, 4) for power in range(1, 9)))
 
-POINT = "both models"
+POINT = "ptb"
 
 ABOUT = (
     "The announcement trains the same character model twice on the Penn Treebank, once as usual "
@@ -67,8 +67,10 @@ SETTINGS = (
     "which says nothing from three repetitions on. So the private model may learn what is "
     "repeated, and should. The other one: Adam at a rate that falls from 0.003 to 0.0003, "
     "batches of 64 in random order, 12 epochs, no clip, no noise, matrix products in bfloat16. "
-    "How long both were trained was set by the time that this machine had for it; the rates and "
-    "the clip norm were not searched for, and the test text was looked at once, at the end."
+    "How long both were trained was set by the time that this machine had for it. Two settings "
+    "of the private model were tried, and compared on the validation text after one epoch: "
+    "these, at a loss of 2.64, and batches of 1,024 at a rate of 0.008, at 2.78. The other "
+    "model was not tuned. The test text was looked at once, at the end."
 )
 QUICK = Language(
     PRIVATE.but(
