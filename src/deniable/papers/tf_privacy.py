@@ -342,6 +342,120 @@ LANGUAGE = Experiment(
     detail=_lists,
 )
 
+# -- one canary alone ------------------------------------------------------------------------------
+
+FIFTH = 12_800
+SEEDS = (0, 1, 2)
+
+
+def _alone(seed: int) -> Language:
+    """A fifth of the text, with one canary in it."""
+    return Language(
+        PRIVATE.but(
+            batch_size=128, epochs=4.0, lr=((0.0, 0.004), (4.0, 0.0004)), train_rows=FIFTH,
+            seed=seed,
+        ),
+        ORDINARY.but(
+            epochs=20.0, lr=((0.0, 0.003), (20.0, 0.0003)), train_rows=FIFTH, seed=seed
+        ),
+        ((0, 8), (1, 1)),
+        seed=seed + 100,
+    )  # fmt: skip
+
+
+def _single(results: Results, name: str) -> list[Row]:
+    """What was found of the one canary of each point."""
+    found = [
+        each
+        for point in results
+        for each in results[point][name]["exposures"]
+        if each["repetitions"] == 1
+    ]
+    if not found:
+        raise KeyError(name)
+    return found
+
+
+def _one_memorised(results: Results) -> Verdict:
+    found = _single(results, "ordinary")
+    most = next(results[point]["most_exposed"] for point in results)
+    bits = [each["bits"] for each in found]
+    losses = [results[point]["ordinary"]["losses"] for point in results]
+    return Verdict(
+        min(bits) >= 0.9 * most,
+        f"exposure {', '.join(f'{each:.1f}' for each in bits)} bits, of {most:.1f} at most; "
+        f"{sum(each['rank'] == 1 for each in found)} of {len(found)} are the first number that the "
+        f"model would name; its loss is {fmean(each['train'] for each in losses):.2f} nats on the "
+        f"training text and {fmean(each['test'] for each in losses):.2f} on the test text",
+        "Memorised: at least nine tenths of the most there is.",
+    )
+
+
+def _one_deniable(results: Results) -> Verdict:
+    bits = [each["bits"] for each in _single(results, "private")]
+    likely = chance(bits)
+    return Verdict(
+        likely > UNLIKELY,
+        f"exposure {', '.join(f'{each:.1f}' for each in bits)} bits; chance explains that with "
+        f"probability {likely:.2f}",
+        f"Counted as distinguishable below {UNLIKELY:g}.",
+    )
+
+
+def _one_figure(results: Results, path: Path) -> None:
+    most = next(results[point]["most_exposed"] for point in results)
+    lines = []
+    for name, label in NAMES.items():
+        bits = [each["bits"] for each in _single(results, name)]
+        lines.append(Line(label, [(float(at), each) for at, each in enumerate(bits, start=1)]))
+    ends = (1.0, float(len(lines[0].points)))
+    draw(
+        path,
+        Panel(
+            "training",
+            "exposure in bits",
+            [
+                *lines,
+                Line("completely memorised", [(each, most) for each in ends], True),
+                Line("chance", [(each, 1 / math.log(2)) for each in ends], True),
+            ],
+            "One canary, inserted once",
+            percent=False,
+            x_at=[float(at) for at in range(1, len(lines[0].points) + 1)],
+            y_limits=(0.0, 1.08 * most),
+        ),
+    )
+
+
+ONE = Experiment(
+    name="one-canary",
+    title="One canary, and no other",
+    settings=(
+        "Above, forty canaries of the same form share a text, and a model that expects the numbers "
+        "of those that are repeated 256 times finds all others less likely. Here each training has "
+        "one canary, inserted once, as in the announcement; each of the three has another number, "
+        "other weights and other noise. To be able to repeat it, the text is the first fifth, "
+        f"{FIFTH:,} sequences. The private model: epsilon 8 at delta 1e-5, batches of 128 on "
+        "average, 4 epochs; the other one 20 epochs; the rest as above."
+    ),
+    points={f"seed{seed}": _alone(seed) for seed in SEEDS},
+    claims=(
+        Claim(
+            "memorised",
+            "Without privacy, one insertion is enough for a canary to be memorised completely",
+            _one_memorised,
+            of="seed",
+        ),
+        Claim(
+            "deniable",
+            "With privacy, the model is indistinguishable in the face of a single canary",
+            _one_deniable,
+            of="seed",
+        ),
+    ),
+    draw=_one_figure,
+)
+
 TF_PRIVACY = Paper(
     name="tf_privacy",
     title="Introducing TensorFlow Privacy",
@@ -351,5 +465,5 @@ TF_PRIVACY = Paper(
         "tutorials/lm_dpsgd_tutorial.py in the repository of TensorFlow Privacy."
     ),
     about=ABOUT,
-    experiments=(LANGUAGE,),
+    experiments=(LANGUAGE, ONE),
 )
