@@ -117,8 +117,8 @@ def _perplexity(results: Results) -> Verdict:
         "Compared as losses in nats. 1.13 cannot be a perplexity per character: that would be 0.18 "
         "bits a character, and English text has about one. The authors' tutorial prints the mean "
         "cross-entropy in nats, the logarithm of the perplexity, and as such 1.13 is what this "
-        f"network reaches. They train for 60 epochs, with noise {0.001} that guarantees nothing; "
-        "here the private model has a guarantee, and both had fewer epochs.",
+        "network may reach. The tutorial trains for 60 epochs, with noise of 0.001 that guarantees "
+        "nothing; here the private model has a guarantee, and both had fewer epochs.",
     )
 
 
