@@ -113,7 +113,7 @@ def chance(exposures: Losses) -> float:
         SettingsError: no exposures, or one that is not a number.
 
     >>> round(chance([1.0, 2.0, 1.5]), 2), chance([25.0, 25.0]) < 1e-10
-    (0.32, True)
+    (0.4, True)
     """
     values = _checked(0.0, exposures)
     return float(stats.gamma.sf(values.sum() * math.log(2), len(values)))

@@ -69,7 +69,9 @@ def read(point: Language, data_dir: Path | None) -> Text:
         return Text(inserted(train, canaries), validation, test, canaries)
     data = load(point.private.data, data_dir)
     assert data.validation is not None, "a text comes with a part for validation"
-    return Text(inserted(data.train, canaries), data.validation, data.test, canaries)
+    rows = point.private.train_rows
+    train = Arrays(data.train.inputs[:rows], data.train.targets[:rows])
+    return Text(inserted(train, canaries), data.validation, data.test, canaries)
 
 
 def train(point: Language, folder: Path, watch: Watch, data_dir: Path | None = None) -> Row | None:

@@ -145,7 +145,7 @@ class Language:
     """Two character models of one text, one of them private, with the same canaries in both.
 
     Attributes:
-        private: trained with noise.
+        private: trained with noise; its `train_rows` are those of both.
         ordinary: trained without privacy, by a loop that knows none of it.
         canaries: pairs of how often a canary is repeated and how many such canaries there are.
         others: how many other secrets each one is compared with.

@@ -29,7 +29,7 @@ ORDINARY = Training(
 # Sixteen that are inserted once, since the claim is about those, and sixteen that never are.
 CANARIES = ((0, 16), (1, 16), *((2**power, 4) for power in range(1, 9)))
 
-POINT = "both models"
+POINT = "ptb"
 
 ABOUT = (
     "The announcement trains the same character model twice on the Penn Treebank, once as usual "
@@ -67,8 +67,10 @@ SETTINGS = (
     "which says nothing from three repetitions on. So the private model may learn what is "
     "repeated, and should. The other one: Adam at a rate that falls from 0.003 to 0.0003, "
     "batches of 64 in random order, 12 epochs, no clip, no noise, matrix products in bfloat16. "
-    "How long both were trained was set by the time that this machine had for it; the rates and "
-    "the clip norm were not searched for, and the test text was looked at once, at the end."
+    "How long both were trained was set by the time that this machine had for it. Two settings "
+    "of the private model were tried, and compared on the validation text after one epoch: "
+    "these, at a loss of 2.64, and batches of 1,024 at a rate of 0.008, at 2.78. The other "
+    "model was not tuned. The test text was looked at once, at the end."
 )
 QUICK = Language(
     PRIVATE.but(
@@ -115,8 +117,8 @@ def _perplexity(results: Results) -> Verdict:
         "Compared as losses in nats. 1.13 cannot be a perplexity per character: that would be 0.18 "
         "bits a character, and English text has about one. The authors' tutorial prints the mean "
         "cross-entropy in nats, the logarithm of the perplexity, and as such 1.13 is what this "
-        f"network reaches. They train for 60 epochs, with noise {0.001} that guarantees nothing; "
-        "here the private model has a guarantee, and both had fewer epochs.",
+        "network may reach. The tutorial trains for 60 epochs, with noise of 0.001 that guarantees "
+        "nothing; here the private model has a guarantee, and both had fewer epochs.",
     )
 
 
@@ -340,6 +342,120 @@ LANGUAGE = Experiment(
     detail=_lists,
 )
 
+# -- one canary alone ------------------------------------------------------------------------------
+
+FIFTH = 12_800
+SEEDS = (0, 1, 2)
+
+
+def _alone(seed: int) -> Language:
+    """A fifth of the text, with one canary in it."""
+    return Language(
+        PRIVATE.but(
+            batch_size=128, epochs=4.0, lr=((0.0, 0.004), (4.0, 0.0004)), train_rows=FIFTH,
+            seed=seed,
+        ),
+        ORDINARY.but(
+            epochs=20.0, lr=((0.0, 0.003), (20.0, 0.0003)), train_rows=FIFTH, seed=seed
+        ),
+        ((0, 8), (1, 1)),
+        seed=seed + 100,
+    )  # fmt: skip
+
+
+def _single(results: Results, name: str) -> list[Row]:
+    """What was found of the one canary of each point."""
+    found = [
+        each
+        for point in results
+        for each in results[point][name]["exposures"]
+        if each["repetitions"] == 1
+    ]
+    if not found:
+        raise KeyError(name)
+    return found
+
+
+def _one_memorised(results: Results) -> Verdict:
+    found = _single(results, "ordinary")
+    most = next(results[point]["most_exposed"] for point in results)
+    bits = [each["bits"] for each in found]
+    losses = [results[point]["ordinary"]["losses"] for point in results]
+    return Verdict(
+        min(bits) >= 0.9 * most,
+        f"exposure {', '.join(f'{each:.1f}' for each in bits)} bits, of {most:.1f} at most; "
+        f"{sum(each['rank'] == 1 for each in found)} of {len(found)} are the first number that the "
+        f"model would name; its loss is {fmean(each['train'] for each in losses):.2f} nats on the "
+        f"training text and {fmean(each['test'] for each in losses):.2f} on the test text",
+        "Memorised: at least nine tenths of the most there is.",
+    )
+
+
+def _one_deniable(results: Results) -> Verdict:
+    bits = [each["bits"] for each in _single(results, "private")]
+    likely = chance(bits)
+    return Verdict(
+        likely > UNLIKELY,
+        f"exposure {', '.join(f'{each:.1f}' for each in bits)} bits; chance explains that with "
+        f"probability {likely:.2f}",
+        f"Counted as distinguishable below {UNLIKELY:g}.",
+    )
+
+
+def _one_figure(results: Results, path: Path) -> None:
+    most = next(results[point]["most_exposed"] for point in results)
+    lines = []
+    for name, label in NAMES.items():
+        bits = [each["bits"] for each in _single(results, name)]
+        lines.append(Line(label, [(float(at), each) for at, each in enumerate(bits, start=1)]))
+    ends = (1.0, float(len(lines[0].points)))
+    draw(
+        path,
+        Panel(
+            "training",
+            "exposure in bits",
+            [
+                *lines,
+                Line("completely memorised", [(each, most) for each in ends], True),
+                Line("chance", [(each, 1 / math.log(2)) for each in ends], True),
+            ],
+            "One canary, inserted once",
+            percent=False,
+            x_at=[float(at) for at in range(1, len(lines[0].points) + 1)],
+            y_limits=(0.0, 1.08 * most),
+        ),
+    )
+
+
+ONE = Experiment(
+    name="one-canary",
+    title="One canary, and no other",
+    settings=(
+        "Above, forty canaries of the same form share a text, and a model that expects the numbers "
+        "of those that are repeated 256 times finds all others less likely. Here each training has "
+        "one canary, inserted once, as in the announcement; each of the three has another number, "
+        "other weights and other noise. To be able to repeat it, the text is the first fifth, "
+        f"{FIFTH:,} sequences. The private model: epsilon 8 at delta 1e-5, batches of 128 on "
+        "average, 4 epochs; the other one 20 epochs; the rest as above."
+    ),
+    points={f"seed{seed}": _alone(seed) for seed in SEEDS},
+    claims=(
+        Claim(
+            "memorised",
+            "Without privacy, one insertion is enough for a canary to be memorised completely",
+            _one_memorised,
+            of="seed",
+        ),
+        Claim(
+            "deniable",
+            "With privacy, the model is indistinguishable in the face of a single canary",
+            _one_deniable,
+            of="seed",
+        ),
+    ),
+    draw=_one_figure,
+)
+
 TF_PRIVACY = Paper(
     name="tf_privacy",
     title="Introducing TensorFlow Privacy",
@@ -349,5 +465,5 @@ TF_PRIVACY = Paper(
         "tutorials/lm_dpsgd_tutorial.py in the repository of TensorFlow Privacy."
     ),
     about=ABOUT,
-    experiments=(LANGUAGE,),
+    experiments=(LANGUAGE, ONE),
 )
