@@ -63,7 +63,6 @@ class Training:
         seed: of everything; the data sets are public.
         train_rows: how many training rows are used, from the first on; None: all.
         held_out: how many training rows, from the last on, stand in for the test set.
-        views: each drawn example stands in its batch so many times, mirrored in half of them.
         rows: at most so many rows in memory at once.
         sampling: how batches are drawn.
         noise_per: what gets noise of deviation `noise_multiplier` times the clip norm: the sum of a
@@ -86,7 +85,6 @@ class Training:
     seed: int = 0
     train_rows: int | None = None
     held_out: int = 0
-    views: int = 1
     rows: int | None = None
     sampling: str = "poisson"
     noise_per: str = "batch"
@@ -95,7 +93,7 @@ class Training:
     @property
     def work(self) -> float:
         """Examples to be passed through the model, weighted with what one costs."""
-        return self.epochs * (self.train_rows or ROWS[self.data]) * self.views * self.cost
+        return self.epochs * (self.train_rows or ROWS[self.data]) * self.cost
 
     def but(self, **changes: Any) -> Self:
         """The same with other values."""
