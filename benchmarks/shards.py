@@ -4,8 +4,8 @@
 
 Each setting runs in fresh processes, on gloo. What counts is resident memory beyond what a process
 held after one step on a tiny model: between steps (parameters and the optimizer's state), and at
-the peak of the third step (gradients, noise and what a block gathers on top of that). Every rank has
-the same number of rows, so that activations are alike in all settings.
+the peak of the third step (gradients, noise and what a block gathers on top of that). Every rank
+has the same number of rows, so that activations are alike in all settings.
 """
 
 from __future__ import annotations

@@ -72,7 +72,9 @@ def in_parts(model: nn.Module, kind: str) -> nn.Module:
         return DistributedDataParallel(model)
     if kind in ("fsdp", "hybrid"):
         size = dist.get_world_size()
-        shape, names = ((2, size // 2), ("replica", "shard")) if kind == "hybrid" else ((size,), None)
+        shape, names = (
+            ((2, size // 2), ("replica", "shard")) if kind == "hybrid" else ((size,), None)
+        )
         mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
         for block in getattr(model, "blocks", ()):
             fully_shard(block, mesh=mesh)
@@ -169,8 +171,12 @@ def noise_alone(kind: str) -> list[Any]:
     return found
 
 
-def refusal(kind: str, folder: str) -> str:
-    """What ranks say that were told different things, or that do something that is not allowed."""
+def refusals(kinds: Sequence[str], folder: str) -> list[str]:
+    """What ranks say to one thing that is not allowed after another."""
+    return [_refusal(kind, folder) for kind in kinds]
+
+
+def _refusal(kind: str, folder: str) -> str:
     rank, plan = dist.get_rank(), plan_of(noise_multiplier=1.0)
     given: dict[str, Any] = {"bound": deniable.Clip(1.0)}
     data = sentences()

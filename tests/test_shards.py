@@ -20,7 +20,7 @@ from sharded import (
     noise_alone,
     plan_of,
     recorded,
-    refusal,
+    refusals,
     released_sums,
     resumed,
     sentences,
@@ -109,23 +109,21 @@ def test_each_coordinate_has_the_plans_noise_once(kind: str, size: int) -> None:
         assert stats.pearsonr(a, b).pvalue > 1e-6  # no stream is drawn twice
 
 
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [
-        ("plan", "AttachError: All ranks must have the same plan"),
-        ("seed", "AttachError: All ranks must have the same seed"),
-        ("data", "AttachError: All ranks must have the same data set"),
-        ("own loader", "AttachError: Loaders on several ranks may read one example on two"),
-        ("part", "PlanError: The plan is for 24 examples, got a data set of 12"),
-        ("around", "CaptureError: A gradient reached parameter 'norm.weight'"),
-        ("budget", "BudgetError"),
-    ],
-)
-def test_what_ranks_may_not_do_is_refused_on_all_of_them(
-    kind: str, said: str, tmp_path: Path
-) -> None:
-    for found in crew(2, refusal, kind, str(tmp_path)):
-        assert found.startswith(said)
+REFUSED = {
+    "plan": "AttachError: All ranks must have the same plan",
+    "seed": "AttachError: All ranks must have the same seed",
+    "data": "AttachError: All ranks must have the same data set",
+    "own loader": "AttachError: Loaders on several ranks may read one example on two",
+    "part": "PlanError: The plan is for 24 examples, got a data set of 12",
+    "budget": "BudgetError",
+    "around": "CaptureError: A gradient reached parameter 'norm.weight'",
+}
+
+
+def test_what_ranks_may_not_do_is_refused_on_all_of_them(tmp_path: Path) -> None:
+    for rank in crew(2, refusals, list(REFUSED), str(tmp_path)):
+        for found, said in zip(rank, REFUSED.values(), strict=True):
+            assert found.startswith(said)
 
 
 def test_rank_0_keeps_the_ledger(tmp_path: Path) -> None:

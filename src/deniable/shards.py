@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate
 from torch.nn.parallel import DistributedDataParallel
 
 from deniable.errors import AttachError
@@ -38,9 +38,7 @@ def as_stored(model: nn.Module) -> None:
             module.reshard()
 
 
-def group_of(
-    model: nn.Module, process_group: dist.ProcessGroup | None
-) -> dist.ProcessGroup | None:
+def group_of(model: nn.Module, process_group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
     """The ranks that train the model together: as given, DDP's, or all of them for shards."""
     if process_group is None and isinstance(model, DistributedDataParallel):
         return model.process_group

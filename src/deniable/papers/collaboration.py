@@ -118,9 +118,7 @@ def _follow(coordinator: BaseProcess, folder: Path, watch: Watch) -> None:
         watch(share, "rounds")
 
 
-def _member(
-    rank: int, port: int, point: Together, plan_json: dict[str, Any], folder: Path
-) -> None:
+def _member(rank: int, port: int, point: Together, plan_json: dict[str, Any], folder: Path) -> None:
     """What each process does: rank 0 coordinates."""
     torch.set_num_threads(1)
     inputs, targets = _read(folder, "train")
@@ -134,9 +132,7 @@ def _member(
         Clip(point.norm),
         mode=Local(point.upload, point.carry) if point.mode == "local" else Central(),
         seed=point.seed,
-        place=Place(
-            rank, point.workers + 1, TCPStore("127.0.0.1", port, is_master=False)
-        ),
+        place=Place(rank, point.workers + 1, TCPStore("127.0.0.1", port, is_master=False)),
     )
     if isinstance(private, Coordinator):
         started = time.perf_counter()

@@ -204,15 +204,11 @@ def _plan(point: Training, examples: int, released: Event, noise: float | None) 
             point.epsilon,
             delta,
         )
-    plan = Plan(
-        examples, size, delta=delta, noise_multiplier=noise, steps=steps, sampling=sampling
-    )
+    plan = Plan(examples, size, delta=delta, noise_multiplier=noise, steps=steps, sampling=sampling)
     if point.epsilon is None or noise == 0:
         return plan
     room = plan.steps_within(point.epsilon, 0, released)
-    return Plan(
-        examples, size, delta=delta, noise_multiplier=noise, steps=room, sampling=sampling
-    )
+    return Plan(examples, size, delta=delta, noise_multiplier=noise, steps=room, sampling=sampling)
 
 
 def _bound(point: Training, model: nn.Module, public: tuple[Tensor, Tensor] | None) -> bounds.Bound:
