@@ -96,11 +96,11 @@ class Settings:
         device: "auto", "cpu", "cuda" or another torch device.
         rows: at most so many rows in memory at once; None: the whole batch.
         checkpoint_seconds: time between checkpoints.
-        workers: how many processes train together; 0: this one alone.
+        workers: how many processes train together, beside one that coordinates; None: one alone.
         mode: who adds noise when several do: central, shares or local.
-        upload: of local, the share of coordinates that is sent.
+        upload: of local, the share of coordinates that is sent; None: all of them.
         carry: of local, whether what was not sent is carried to the next round.
-        survives: of shares, how many workers may be gone, or pool what they know.
+        survives: of shares, how many workers may be gone, or pool what they know; None: none.
         patience: seconds that a round waits for a worker.
 
     Raises:
@@ -131,12 +131,12 @@ class Settings:
     device: str = "auto"
     rows: int | None = None
     checkpoint_seconds: float = 30.0
-    workers: int = 0
-    mode: str = "central"
-    upload: float = 1.0
+    workers: int | None = None
+    mode: str | None = None
+    upload: float | None = None
     carry: bool = False
-    survives: int = 0
-    patience: float = 30.0
+    survives: int | None = None
+    patience: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr > 0):
@@ -164,11 +164,11 @@ class Settings:
             raise SettingsError(
                 f"checkpoint_seconds must be at least 0, got {self.checkpoint_seconds!r}."
             )
-        if not self.workers >= 0:
-            raise SettingsError(f"workers must be at least 0, got {self.workers!r}.")
-        if not (math.isfinite(self.patience) and self.patience > 0):
+        if self.workers is not None and not self.workers >= 1:
+            raise SettingsError(f"workers must be at least 1, got {self.workers!r}.")
+        if self.patience is not None and not (math.isfinite(self.patience) and self.patience > 0):
             raise SettingsError(f"patience must be positive and finite, got {self.patience!r}.")
-        if self.mode not in OF_MODES:
+        if self.mode is not None and self.mode not in OF_MODES:
             raise SettingsError(
                 f"No mode is called {self.mode!r}. Choose one of {', '.join(OF_MODES)}."
             )
@@ -203,6 +203,8 @@ class Settings:
                 )
         _check_collaboration(given)
         defaults = dict(DEFAULTS[data])
+        if "workers" in given:
+            defaults |= {"mode": "central", "patience": 30.0}
         if "noise_multiplier" in given and "epsilon" in given:
             defaults.pop("epochs", None)
         elif "noise_multiplier" not in given:
@@ -232,12 +234,12 @@ class Settings:
 
 def _check_collaboration(given: Mapping[str, Any]) -> None:
     """Refuse settings that say nothing of the mode, or of a run without workers."""
-    if not given.get("workers"):
+    if "workers" not in given:
         for name in ("mode", "upload", "carry", "survives", "patience"):
-            if given.get(name):
+            if name in given:
                 raise SettingsError(f"{name} is for several workers: give --workers too.")
     mode = given.get("mode", "central")
     for name in ("survives", "upload", "carry"):
-        if given.get(name) and name not in OF_MODES.get(mode, (name,)):
+        if name in given and name not in OF_MODES.get(mode, (name,)):
             [of] = [each for each, names in OF_MODES.items() if name in names]
             raise SettingsError(f"{name} is for the mode {of}, not for {mode}.")
