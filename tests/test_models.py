@@ -37,6 +37,8 @@ def weights(name: str, seed: int | None) -> torch.Tensor:
         ("mnist-cnn", "mnist", 26_010),  # as TensorFlow Privacy's tutorial
         ("abadi-mlp", "mnist", 60 * 1000 + 1000 + 1000 * 10 + 10),
         ("cifar-cnn", "cifar10", 550_570),
+        # As TensorFlow Privacy's tutorial, with the second bias that torch gives an LSTM.
+        ("char-lstm", "ptb", 4 * 256 * (10 + 256 + 2) + 256 * 10 + 10),
     ],
 )
 def test_the_models_have_the_sizes_of_their_sources(name: str, data: str, count: int) -> None:
@@ -57,8 +59,9 @@ def test_the_default_model_of_each_data_set_takes_its_examples(data: str, rows: 
     assert model(inputs).shape == scores
 
 
-def test_the_sequence_model_does_not_look_ahead() -> None:
-    model = build("char-transformer", (80,), 256, Streams(0))
+@pytest.mark.parametrize("name", ["char-lstm", "char-transformer"])
+def test_a_sequence_model_does_not_look_ahead(name: str) -> None:
+    model = build(name, (80,), 256, Streams(0))
     text = torch.randint(256, (1, 80))
     changed = text.clone()
     changed[0, 40] += 1

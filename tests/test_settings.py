@@ -9,7 +9,7 @@ import pytest
 
 from deniable import data
 from deniable.errors import SettingsError
-from deniable.settings import DEFAULTS, Settings
+from deniable.settings import DEFAULTS, WIDE, Settings
 
 
 def test_every_data_set_has_defaults_and_none_has_them_in_vain() -> None:
@@ -46,6 +46,12 @@ def test_exactly_one_of_epsilon_noise_and_epochs_is_left_to_the_plan(
         if getattr(settings, name) is None
     ]
     assert unset == [left_out]
+
+
+def test_where_epsilon_noise_and_epochs_are_given_the_batch_size_is_left_to_the_plan() -> None:
+    given = {"noise_multiplier": 1.0, "epsilon": 2.0, "epochs": 3.0}
+    assert Settings.choose("mnist", **given).batch_size is None
+    assert Settings.choose("mnist", batch_size=64, **given).batch_size == 64
 
 
 def test_an_unknown_data_set_is_refused_with_the_names_that_are_known() -> None:
@@ -108,3 +114,19 @@ def test_settings_of_another_version_are_refused(change: dict[str, Any]) -> None
     values = {name: value for name, value in values.items() if name != "lr" or value is not None}
     with pytest.raises(SettingsError, match="version"):
         Settings.from_json(values)
+
+
+def test_without_privacy_there_is_no_noise_and_no_bound_to_speak_of() -> None:
+    settings = Settings.choose("ptb", privacy=False, lr=0.002)
+    assert settings.noise_multiplier == 0.0
+    assert settings.epsilon is None
+    assert settings.clip == WIDE
+    assert settings.lr == 0.002
+
+
+@pytest.mark.parametrize(
+    "given", [{"epsilon": 3.0}, {"noise_multiplier": 1.0}, {"clip": 0.1}, {"bound": "adaptive"}]
+)
+def test_without_privacy_nothing_private_can_be_asked_for(given: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=f"nothing for {next(iter(given))} to say"):
+        Settings.choose("digits", privacy=False, **given)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
+from deniable.canaries import Canaries
 from deniable.errors import AttachError, CheckpointError, PlanError, StepError
 from deniable.events import SampledEvent
 from deniable.grouping import Example, Unit
@@ -62,6 +63,7 @@ class Piece:
         event: what releasing the logical batch is.
         batch_size: how many units were expected in it.
         state: the drawing after it.
+        canaries: which gradient canaries joined the logical batch; they come with its last piece.
     """
 
     rows: int
@@ -70,6 +72,7 @@ class Piece:
     event: SampledEvent
     batch_size: int
     state: dict[str, Any]
+    canaries: Indices | None = None
 
 
 _EVERY = Share()
@@ -88,6 +91,7 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
         steps: how many batches a pass through this sampler draws; asked when it begins.
         begin: called when a pass begins.
         share: which units are this process's, of those that are drawn.
+        canaries: of an audit; they are drawn like the data set's own units.
     """
 
     def __init__(
@@ -98,8 +102,9 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
         steps: Callable[[], int],
         begin: Callable[[], None],
         share: Share,
+        canaries: Canaries | None = None,
     ) -> None:
-        self.drawing, self.unit = drawing, unit
+        self.drawing, self.unit, self.canaries = drawing, unit, canaries
         self.rows, self._steps, self._begin, self._share = rows, steps, begin, share
         self._drawn: deque[Piece] = deque()
 
@@ -139,11 +144,13 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
         self._begin()
         self._drawn.clear()
         for _ in range(self._steps()):
-            drawn, sizes, draw = self._next()
+            drawn, sizes, joined, draw = self._next()
             logical = draw.event, draw.batch_size, self.drawing.state()
             for piece, within, last in self._pieces(drawn, sizes):
                 mine, units = self._share(piece, within)
-                self._drawn.append(Piece(len(mine), units, last, *logical))
+                self._drawn.append(
+                    Piece(len(mine), units, last, *logical, joined if last else None)
+                )
                 yield mine
 
     def _pieces(
@@ -161,15 +168,18 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
             within = None if sizes is None else sizes[first:stop]
             yield drawn[start : ends[stop - 1]], within, stop == cuts[-1]
 
-    def _next(self) -> tuple[Indices, Sequence[int] | None, Draw]:
-        """The rows of the next logical batch, its units, and how it was drawn.
+    def _next(self) -> tuple[Indices, Sequence[int] | None, Indices | None, Draw]:
+        """The rows of the next logical batch, its units, its canaries, and how it was drawn.
 
         A unit may choose among its rows from the same stream: what is drawn next follows on that.
         """
         draw, sampler = self.drawing.next(), self.drawing.sampling
         assert draw.indices is not None and isinstance(sampler, Sampler)
-        rows, sizes = self.unit.rows(draw.indices, sampler.generator, draw.batch_size)
-        return rows, sizes, draw
+        units, joined = draw.indices, None
+        if self.canaries is not None:
+            units, joined = self.canaries.split(draw.indices, sampler.examples)
+        rows, sizes = self.unit.rows(units, sampler.generator, draw.batch_size)
+        return rows, sizes, joined, draw
 
 
 def _cuts(ends: NDArray[np.int64], rows: int) -> list[int]:
@@ -250,6 +260,7 @@ class Source:
         left: how many logical batches are still to come.
         recognise: told the fingerprint of the data; raises where that is not the ledger's.
         share: which units are this process's, of those that are drawn.
+        canaries: of an audit.
 
     Attributes:
         sampling: the plan's.
@@ -268,8 +279,9 @@ class Source:
         left: Callable[[], int],
         recognise: Callable[[str], None],
         share: Share = _EVERY,
+        canaries: Canaries | None = None,
     ) -> None:
-        self.plan, self.unit, self._share = plan, unit, share
+        self.plan, self.unit, self._share, self._canaries = plan, unit, share, canaries
         self._drawing = Drawing(plan, generator)
         self.sampling, self.state = self._drawing.sampling, self._drawing.state()
         self.data: str | None = None
@@ -307,7 +319,9 @@ class Source:
         def begin() -> None:
             self._drawing.restore(self.state)  # what was read ahead is drawn again
 
-        return DrawnBatches(self._drawing, self.unit, rows, left, begin, self._share)
+        return DrawnBatches(
+            self._drawing, self.unit, rows, left, begin, self._share, self._canaries
+        )
 
     def begin_at(self, step: int, generator: np.random.Generator) -> None:
         """Go on before a step of the plan with another stream that decides who joins."""
@@ -368,6 +382,8 @@ class Source:
             LedgerError: the ledger is that of another data set.
         """
         examples = self.unit.population(examples_in(data))
+        if self._canaries is not None:
+            examples += self._canaries.gradients
         if examples != self.plan.examples:
             raise PlanError(
                 f"The plan is for {self.plan.examples} examples, got a data set of {examples}. "

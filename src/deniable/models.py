@@ -141,6 +141,35 @@ def _width(features: nn.Module, input_shape: tuple[int, ...]) -> int:
         return int(features(torch.zeros(1, *input_shape)).shape[1])
 
 
+class CharLSTM(nn.Module):
+    """Predicts each next character of a sequence by one LSTM layer.
+
+    The network of TensorFlow Privacy's tutorial on language models: characters as unit vectors, an
+    LSTM, and one linear layer.
+
+    Args:
+        classes: the size of the alphabet.
+        width: of the state of the LSTM.
+    """
+
+    def __init__(self, classes: int, width: int = 256) -> None:
+        super().__init__()
+        self.classes = classes
+        self.recurrent = nn.LSTM(classes, width, batch_first=True)
+        self.scores = nn.Linear(width, classes)
+
+    def forward(self, characters: Tensor) -> Tensor:
+        """From whole numbers `(batch, length)` to scores `(batch, length, classes)`."""
+        states, _ = self.recurrent(nn.functional.one_hot(characters, self.classes).float())
+        scores: Tensor = self.scores(states)
+        return scores
+
+
+def char_lstm(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """One LSTM layer of width 256 on characters."""
+    return CharLSTM(classes)
+
+
 class CausalBlock(nn.Module):
     """Attention to the past, then two linear layers, each on a normalised residual stream."""
 
@@ -204,6 +233,7 @@ MODELS: dict[str, Factory] = {
     "mnist-cnn": mnist_cnn,
     "abadi-mlp": abadi_mlp,
     "cifar-cnn": cifar_cnn,
+    "char-lstm": char_lstm,
     "char-transformer": char_transformer,
 }
 

@@ -6,6 +6,8 @@ OUT/
   ledger.sqlite        what was released, unless run.json names a ledger of the data set elsewhere
   claim.json           what the ledger proves of the run, once it is complete; may be published
   model.safetensors    the trained model, once the run is complete
+  canaries.safetensors coins and scores of an audited run, once it is complete
+  audit.json           what audits found
   checkpoint/          generator states and un-noised sums: private, removed when the run completes
   report.html          the page that a person reads
   worker-0/ ...        of workers that add noise themselves: their own ledgers and claims
@@ -69,6 +71,16 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
+    def canaries(self) -> Path:
+        """Coins and scores of an audited run, once it is complete."""
+        return self.path / "canaries.safetensors"
+
+    @property
+    def audit(self) -> Path:
+        """What audits found."""
+        return self.path / "audit.json"
+
+    @property
     def checkpoint(self) -> Path:
         """Where an unfinished run keeps what it needs to go on; readable by its owner alone."""
         return self.path / "checkpoint"
@@ -112,7 +124,8 @@ class RunFolder:
         Unless a ledger elsewhere has them, its releases are then on record nowhere.
         """
         self.remove_checkpoint()
-        for path in (self.run_json, self.ledger, self.claim, self.model, self.report):
+        written = (self.run_json, self.ledger, self.claim, self.model, self.canaries, self.audit)
+        for path in (*written, self.report):
             path.unlink(missing_ok=True)
         for pattern in ("ledger.sqlite-*", "worker-*/ledger.sqlite*", "worker-*/claim.json"):
             for left in self.path.glob(pattern):

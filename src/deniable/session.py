@@ -20,7 +20,8 @@ from torch.optim import Optimizer
 
 from deniable.accounting import Meter, nominal_spent, spent
 from deniable.batches import DrawnBatches, Piece, Share, Source, Watched, batches, data_loader
-from deniable.bounds import Bound, Clip, Observed
+from deniable.bounds import Bound, Clip, Gradients, Observed
+from deniable.canaries import Canaries
 from deniable.claim import Claim
 from deniable.eligibility import Unchanged, bound_parameters
 from deniable.errors import AttachError, BudgetError, CheckpointError, LedgerError, StepError
@@ -46,7 +47,7 @@ from deniable.ranks import Ranks
 from deniable.sampling import OwnLoader
 from deniable.scaling import LossScale
 from deniable.shards import Shards, as_stored, group_of, leave_reduction, within
-from deniable.units import BoundedSum, Sensitivity, Spent
+from deniable.units import BoundedSum, Neighbouring, Sensitivity, Spent
 
 STATE_VERSION = 3
 
@@ -64,6 +65,7 @@ def attach(
     budget: float | None = None,
     seed: int | None = None,
     secure: bool = False,
+    canaries: Canaries | None = None,
     process_group: dist.ProcessGroup | None = None,
 ) -> PrivateSession:
     """Make an ordinary training loop private.
@@ -84,6 +86,7 @@ def attach(
             would, and the model of the last step stands. The plan's own epsilon if not given.
         seed: makes the run reproducible, and its noise known to whoever knows the seed.
         secure: draw noise from an AES-256-CTR keystream in float64.
+        canaries: units of an audit, which the plan's examples must count; see `Canaries`.
         process_group: the ranks that each hold a replica of the model and train it together, every
             one on its part of each batch; each calls this with the same settings, data and ledger.
             Not needed for a model in `DistributedDataParallel` or under `fully_shard`.
@@ -118,6 +121,7 @@ def attach(
         plan.epsilon if budget is None else budget,
         seed,
         secure,
+        canaries=canaries,
         process_group=process_group,
     )
 
@@ -136,6 +140,8 @@ class PrivateSession:
         plan: the plan that is followed.
         steps: how many logical batches were released.
         budget: the epsilon at which the run ends, if its plan does not end before.
+        at_once: how many steps are recorded at once, ahead of their releases: what a crash may
+            overstate.
     """
 
     def __init__(
@@ -151,21 +157,29 @@ class PrivateSession:
         budget: float,
         seed: int | None,
         secure: bool,
-        block: int = BLOCK,
+        canaries: Canaries | None = None,
         about: Mapping[str, Any] | None = None,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        self.plan, self.steps, self.budget = plan, 0, budget
+        self.plan, self.steps, self.budget, self.at_once = plan, 0, budget, BLOCK
         room = _room(plan, budget)
         self.seeded, self.secure = seed is not None, secure
         self._bound, self._unit, self._optimizer = bound, unit, optimizer
-        self._loss_reduction = loss_reduction
+        self._loss_reduction, self.canaries = loss_reduction, canaries
+        if canaries is not None:
+            _check_canaries(canaries, plan, bound, unit)
+            canaries.replaced = plan.neighbouring is Neighbouring.REPLACE
         as_stored(model)
         self._parameters = bound_parameters(model, optimizer)
         bound.sensitivity(self._parameters)  # refuses what does not fit, before anything is written
         self._device = next(iter(self._parameters.values())).device
         ranks = self._ranks = Ranks(group_of(model, process_group), self._device)
         self._check_alike(seed)
+        if canaries is not None and ranks.size > 1:
+            raise AttachError(
+                "Canaries join the batches of one process, and this model is held by "
+                f"{ranks.size}. Audit on one process, or leave out canaries."
+            )
         self._shards = Shards(model, self._parameters, ranks)
         self.run_id = ranks.first_says((run_id or uuid.uuid4().hex[:12]).encode()).decode()
         streams, self._seed = Streams(seed), seed
@@ -176,6 +190,7 @@ class PrivateSession:
             left=lambda: self.ends_at - self.steps,
             recognise=self._recognise,
             share=Share(ranks.rank, ranks.size),
+            canaries=canaries,
         )
         self._generator = noise_generator(streams.key("noise", ranks.rank), self._device, secure)
         self._owns_ledger = not isinstance(ledger, Ledger) or ranks.rank > 0
@@ -194,7 +209,6 @@ class PrivateSession:
                 },
                 neighbouring=plan.neighbouring,
                 unit=unit.protects,
-                block=block,
             )
         )
         self._meter = Meter(plan.event, plan.delta, plan.accountant, plan.epsilon)
@@ -204,6 +218,7 @@ class PrivateSession:
         self._unstepped = False
         self._summed = 0
         self._releasing, self._detached = False, False
+        self._ahead: dict[int, PoissonSampledEvent] = {}
         self._sums: dict[str, Tensor] | None = None
         self._moved_by: Sensitivity | None = None
         self._observed: list[Observed] = []
@@ -442,10 +457,16 @@ class PrivateSession:
         return phase.noise_multiplier * self.sensitivity.value / self.denominator
 
     @property
-    def denominator(self) -> int:
+    def denominator(self) -> float:
         """The public number that the next sum is divided by."""
-        phase = self.plan.at(min(self.steps, self.plan.steps - 1))
-        return self._unit.denominator(phase.batch_size)
+        return self._denominator(self.plan.at(min(self.steps, self.plan.steps - 1)).batch_size)
+
+    def _denominator(self, batch_size: int) -> float:
+        """The public number that a sum is divided by: how many gradients of data are expected."""
+        if self.canaries is None:
+            return self._unit.denominator(batch_size)
+        share = 1 - self.canaries.gradients / self.plan.examples
+        return self._unit.denominator(batch_size) * share
 
     def explain(self) -> str:
         """How the norms of each kind of use are computed, and what each way took when tried.
@@ -494,22 +515,31 @@ class PrivateSession:
 
     # -- steps ahead and behind ----------------------------------------------------------------
 
-    def prepare(self) -> None:
+    def prepare(self, event: PoissonSampledEvent | None = None) -> None:
         """Make the record of the next step durable now, so that its release need not wait for it.
 
         For batches that are drawn independently of each other (Poisson). A step that is prepared
         and never released stays recorded until the run is settled.
+
+        Args:
+            event: what it will be, if not what the plan says.
         """
         if self.steps < self.ends_at:
-            phase = self.plan.at(self.steps)
-            self._run.prepare(self.next_event, alike=phase.stop - self.steps)
+            self._run.prepare(event or self.next_event, self._alike())
+
+    def _alike(self) -> int:
+        """How many steps may be recorded at once from here on."""
+        return min(self.at_once, self.plan.at(self.steps).stop - self.steps)
 
     @property
     def next_event(self) -> PoissonSampledEvent:
         """What the next step of a plan with Poisson sampling releases."""
-        [(event, _)] = singles(self.plan.part(self.steps, self.steps + 1))
-        assert isinstance(event, PoissonSampledEvent), "only Poisson batches are known beforehand"
-        return event
+        phase = self.plan.at(self.steps)
+        if phase.start not in self._ahead:
+            [(event, _)] = singles(self.plan.part(phase.start, phase.start + 1))
+            assert isinstance(event, PoissonSampledEvent), "others are not known beforehand"
+            self._ahead[phase.start] = event
+        return self._ahead[phase.start]
 
     # -- one release ---------------------------------------------------------------------------
 
@@ -555,7 +585,10 @@ class PrivateSession:
             )
         mean = self._loss_reduction == "mean" and not self._summed
         with torch.no_grad(), exactly(self._device):
-            gradients = self._capture.collect((piece.rows if mean else 1.0) / loss_scale)
+            gradients: Gradients = self._capture.collect((piece.rows if mean else 1.0) / loss_scale)
+            units = gradients.units
+            if self.canaries is not None and piece.canaries is not None:
+                gradients = self.canaries.join(gradients, piece.canaries)
             bounded, observed = self._bound(gradients, self._shards.kept)
         if self._sums is None:
             self._sums, self._observed, self._moved_by = bounded.sums, [], bounded.sensitivity
@@ -567,7 +600,7 @@ class PrivateSession:
         else:
             for name, value in bounded.sums.items():
                 self._sums[name] += value
-        self._observed.append(observed)
+        self._observed.append(Observed(observed.norms[:units], observed.factors[:units]))
         self._unstepped, self._summed = False, 0
 
     def _release(self, piece: Piece) -> None:
@@ -580,12 +613,11 @@ class PrivateSession:
             )
         self._releasing = True
         try:
-            alike = self.plan.at(self.steps).stop - self.steps
-            self._ranks.first(lambda: self._run.release(piece.event, alike=alike))
+            self._ranks.first(lambda: self._run.release(piece.event, self._alike()))
         except BudgetError:
             self._releasing = False  # nothing of it was recorded
             raise
-        denominator = self._unit.denominator(piece.batch_size)
+        denominator = self._denominator(piece.batch_size)
         bounded = BoundedSum(self._sums, self._of_protected(self._moved_by))
         noisy = self._add_noise(piece, bounded)
         aside = {name: noisy[name] for name in noisy.keys() - self._parameters.keys()}
@@ -593,8 +625,13 @@ class PrivateSession:
             if "noise_deviation" in group:
                 group["noise_deviation"] = self.noise_deviation
         self._bound.learn(aside, denominator)
+        deviation, rate = self.noise_deviation, piece.batch_size / self.plan.examples
         for name, parameter in self._parameters.items():
             parameter.grad = noisy[name].div_(denominator).to(parameter)
+        if self.canaries is not None:
+            released_sums = {name: noisy[name] for name in self._parameters}
+            weight = rate / deviation**2 if deviation else 1.0
+            self.canaries.observe(released_sums, weight * self.sensitivity.value / denominator)
         self._sums, self._source.state = None, piece.state
         self._scales.clear()
         self.steps += 1
@@ -656,6 +693,7 @@ class PrivateSession:
             "released": to_json(self._run.released_event()),
             "sampler": self._source.state,
             "noise": self._generator.state(),
+            **({} if self.canaries is None else {"canaries": self.canaries.state()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, replay: bool = False) -> None:
@@ -696,6 +734,8 @@ class PrivateSession:
         self._generator.restore(state["noise"])
         self._bound.restore(state["bound_state"])
         self._source.state, self._source.data = state["sampler"], state["data"]
+        if self.canaries is not None:
+            self.canaries.restore(state["canaries"])
         self.steps = state["steps"]
         self.seeded = self.seeded or state["seeded"]
 
@@ -752,6 +792,30 @@ class PrivateSession:
                 f"The saved state is of run {state['run_id']!r}, this session of {self.run_id!r}. "
                 f"Attach with run_id={state['run_id']!r} and the ledger of that run."
             )
+
+
+def _check_canaries(canaries: Canaries, plan: Plan, bound: Bound, unit: Unit) -> None:
+    """Refuse what canaries do not fit."""
+    if canaries.gradients >= plan.examples:
+        raise AttachError(
+            f"The plan is for {plan.examples:,} examples, {len(canaries):,} canaries of an audit "
+            "included, so that none are left. Make the plan with examples=len(data) + canaries."
+        )
+    if plan.sampling == OwnLoader.name:
+        raise AttachError(
+            "Canaries are drawn as the plan says, and this plan leaves the drawing to your own "
+            "loader. Make the plan with another sampling, or leave out canaries."
+        )
+    if bound.adapts and not canaries.steers:
+        raise AttachError(
+            f"{bound!r} follows the norms in a batch, and canaries would lead it astray. Audit "
+            "with Clip at the norm where it settles, or leave out canaries."
+        )
+    if unit.sensitivity_factor != 1:
+        raise AttachError(
+            f"A canary is one unit with a gradient of its own, and {type(unit).__name__} mixes "
+            "units before they are bounded. Leave out canaries, or unit."
+        )
 
 
 def _room(plan: Plan, budget: float) -> int:

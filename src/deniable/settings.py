@@ -23,6 +23,8 @@ OF_BOUNDS = {
 # How workers train together, and the settings that only some modes have.
 OF_MODES = {"central": (), "shares": ("survives",), "local": ("upload", "carry")}
 
+WIDE = 1e9  # a clip norm that no gradient exceeds
+
 # Chosen on a validation part of the training rows, never on the test set.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {
@@ -57,11 +59,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "clip": 0.3,
     },
     "ptb": {
-        "model": "char-transformer",
+        "model": "char-lstm",
         "optimizer": "adam",
         "lr": 0.003,
-        "batch_size": 512,
+        "batch_size": 384,
         "epochs": 5,
+        "clip": 0.3,
     },
 }
 
@@ -77,7 +80,11 @@ class Settings:
         optimizer: a name from `deniable.models.OPTIMIZERS`.
         lr: the optimizer's learning rate.
         momentum: of sgd and rmsprop.
-        batch_size: how many examples a step draws on average.
+        batch_schedule: what the batch size is multiplied by over the steps, as
+            `deniable.Schedule.parse` reads it; None: nothing.
+        noise_schedule: what the noise multiplier is multiplied by.
+        batch_size: how many examples a step draws on average; None: as many as epochs, epsilon and
+            the noise allow.
         sampling: how batches come about: poisson, truncated-poisson, fixed-size or shuffled.
         max_batch_size: the largest batch of truncated-poisson.
         neighbouring: add-or-remove or replace; None: what is usual for the sampling.
@@ -96,11 +103,14 @@ class Settings:
         device: "auto", "cpu", "cuda" or another torch device.
         rows: at most so many rows in memory at once; None: the whole batch.
         checkpoint_seconds: time between checkpoints.
-        workers: how many processes train together; 0: this one alone.
+        audit: train with canaries, and audit what is claimed when the run is complete.
+        canaries: how many gradient canaries; None: as many as tell much and cost little.
+        mislabelled: how many mislabelled examples are canaries, too; None: none.
+        workers: how many processes train together, beside one that coordinates; None: one alone.
         mode: who adds noise when several do: central, shares or local.
-        upload: of local, the share of coordinates that is sent.
+        upload: of local, the share of coordinates that is sent; None: all of them.
         carry: of local, whether what was not sent is carried to the next round.
-        survives: of shares, how many workers may be gone, or pool what they know.
+        survives: of shares, how many workers may be gone, or pool what they know; None: none.
         patience: seconds that a round waits for a worker.
 
     Raises:
@@ -111,7 +121,7 @@ class Settings:
     model: str
     optimizer: str
     lr: float
-    batch_size: int
+    batch_size: int | None = None
     sampling: str = "poisson"
     max_batch_size: int | None = None
     neighbouring: str | None = None
@@ -125,18 +135,23 @@ class Settings:
     output_range: float = 1.0
     active_range: float = 1.0
     momentum: float = 0.9
+    batch_schedule: str | None = None
+    noise_schedule: str | None = None
     data_dir: str | None = None
     seed: int | None = None
     secure: bool = False
     device: str = "auto"
     rows: int | None = None
     checkpoint_seconds: float = 30.0
-    workers: int = 0
-    mode: str = "central"
-    upload: float = 1.0
+    audit: bool = False
+    canaries: int | None = None
+    mislabelled: int | None = None
+    workers: int | None = None
+    mode: str | None = None
+    upload: float | None = None
     carry: bool = False
-    survives: int = 0
-    patience: float = 30.0
+    survives: int | None = None
+    patience: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr > 0):
@@ -164,21 +179,36 @@ class Settings:
             raise SettingsError(
                 f"checkpoint_seconds must be at least 0, got {self.checkpoint_seconds!r}."
             )
-        if not self.workers >= 0:
-            raise SettingsError(f"workers must be at least 0, got {self.workers!r}.")
-        if not (math.isfinite(self.patience) and self.patience > 0):
+        for name in ("canaries", "mislabelled"):
+            value = getattr(self, name)
+            if value is not None and not (self.audit and value >= 0):
+                raise SettingsError(
+                    f"{name} says how an audited run is trained: it must be at least 0 and come "
+                    f"with audit, got {value!r} and audit={self.audit}."
+                )
+        if self.workers is not None and not self.workers >= 1:
+            raise SettingsError(f"workers must be at least 1, got {self.workers!r}.")
+        if self.workers and self.audit:
+            raise SettingsError(
+                "Canaries join the batches of one process. Audit without workers, or train without "
+                "audit."
+            )
+        if self.patience is not None and not (math.isfinite(self.patience) and self.patience > 0):
             raise SettingsError(f"patience must be positive and finite, got {self.patience!r}.")
-        if self.mode not in OF_MODES:
+        if self.mode is not None and self.mode not in OF_MODES:
             raise SettingsError(
                 f"No mode is called {self.mode!r}. Choose one of {', '.join(OF_MODES)}."
             )
 
     @classmethod
-    def choose(cls, data: str, **given: Any) -> Settings:
+    def choose(cls, data: str, *, privacy: bool = True, **given: Any) -> Settings:
         """The data set's defaults, with what was given (None counts as not given) in their place.
 
         Epsilon is 3 unless epsilon, or noise and epochs, say otherwise; of the three, the plan
-        solves the one that is left out.
+        solves the one that is left out, and the batch size where none is.
+
+        Without privacy there is no noise, and a bound so wide that it changes nothing: the model to
+        compare a private one with.
 
         Raises:
             SettingsError: no such data set, a value out of its range, or one that is for another
@@ -194,6 +224,8 @@ class Settings:
                 f"No data set is called {data!r}. Choose one of {', '.join(DEFAULTS)}."
             )
         given = {name: value for name, value in given.items() if value is not None}
+        if not privacy:
+            _without_privacy(given)
         bound = given.get("bound", "clip")
         for name, bounds in OF_BOUNDS.items():
             if name in given and bound in BOUNDS and bound not in bounds:
@@ -203,8 +235,10 @@ class Settings:
                 )
         _check_collaboration(given)
         defaults = dict(DEFAULTS[data])
+        if "workers" in given:
+            defaults |= {"mode": "central", "patience": 30.0}
         if "noise_multiplier" in given and "epsilon" in given:
-            defaults.pop("epochs", None)
+            defaults.pop("batch_size" if "epochs" in given else "epochs", None)
         elif "noise_multiplier" not in given:
             defaults["epsilon"] = 3.0
         return cls(data=data, **(defaults | given))
@@ -232,12 +266,27 @@ class Settings:
 
 def _check_collaboration(given: Mapping[str, Any]) -> None:
     """Refuse settings that say nothing of the mode, or of a run without workers."""
-    if not given.get("workers"):
+    if "workers" not in given:
         for name in ("mode", "upload", "carry", "survives", "patience"):
-            if given.get(name):
+            if name in given:
                 raise SettingsError(f"{name} is for several workers: give --workers too.")
     mode = given.get("mode", "central")
     for name in ("survives", "upload", "carry"):
-        if given.get(name) and name not in OF_MODES.get(mode, (name,)):
+        if name in given and name not in OF_MODES.get(mode, (name,)):
             [of] = [each for each, names in OF_MODES.items() if name in names]
             raise SettingsError(f"{name} is for the mode {of}, not for {mode}.")
+
+
+def _without_privacy(given: dict[str, Any]) -> None:
+    """Put no noise and no bound to speak of in the place of what would make a run private."""
+    meaningless = [
+        name
+        for name in ("epsilon", "noise_multiplier", "delta", "bound", "clip")
+        if given.get(name, "clip") != "clip"
+    ]
+    if meaningless:
+        raise SettingsError(
+            f"Without privacy there is nothing for {', '.join(meaningless)} to say. Leave that "
+            "out, or train with privacy."
+        )
+    given |= {"noise_multiplier": 0.0, "clip": WIDE}

@@ -97,5 +97,5 @@ def test_a_figure_is_drawn_where_it_is_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [["--noise-multiplier", "2"], KNOWN[2:]])
 def test_half_a_plan_is_refused_with_what_is_missing(given: list[str]) -> None:
-    with pytest.raises(PlanError, match="needs --examples and --batch-size"):
+    with pytest.raises(PlanError, match="needs --examples, and three of"):
         explain(*given)

@@ -116,7 +116,7 @@ def test_the_batch_size_is_solved_when_it_is_left_out() -> None:
 
 def test_neighbouring_plans_stand_beside_it() -> None:
     said = plan(*KNOWN)
-    assert "Epsilon by RDP, with other noise and other lengths" in said
+    assert "Epsilon by PLD, with other noise and other lengths" in said
     assert "120 epochs" in said
     assert "Phases" not in said
 

@@ -234,7 +234,7 @@ def test_mistakes_are_a_message_and_status_2(
         ("--model", "resnet"): "module:factory",
         ("--epsilon", "-1"): "epsilon must be",
         ("--batch-size", "5000"): "batch_size must be",
-        ("--epsilon", "1", "--noise-multiplier", "1", "--epochs", "1"): "exactly three of",
+        ("--epsilon", "0.01", "--noise-multiplier", "0.1", "--epochs", "1"): "Even batches of one",
         ("--sampling", "own-loader"): "draws its batches itself",
         ("--sampling", "truncated-poisson"): "needs max_batch_size",
         ("--sampling", "fixed-size", "--neighbouring", "add-or-remove"): "is no guarantee",

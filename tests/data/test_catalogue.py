@@ -12,12 +12,16 @@ import pytest
 from deniable.data import NAMES, fingerprint, load, locate, ptb, sources
 from deniable.errors import DataError
 
-TEXTS = {"ptb.train.txt": b"the cat sat on the mat \n" * 20, "ptb.test.txt": b"a dog ran \n" * 20}
+TEXTS = {
+    "ptb.train.txt": b"the cat sat on the mat \n" * 20,
+    "ptb.test.txt": b"a dog ran \n" * 20,
+    "ptb.valid.txt": b"a bird flew \n" * 20,
+}
 
 
 @pytest.fixture
 def published(server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A small text, published by the local server as ptb's training and test text."""
+    """A small text, published by the local server as all three parts of ptb."""
     content = TEXTS["ptb.train.txt"]
     server.content = content
     files = tuple(replace(server.file(), name=name) for name in TEXTS)
@@ -55,7 +59,7 @@ def test_without_a_folder_the_files_are_downloaded_once_into_the_cache(
     assert dataset.fingerprint == fingerprint(expected.inputs, expected.targets)
     assert sorted(set(told)) == sorted(TEXTS)
     assert load("ptb", download=False).fingerprint == dataset.fingerprint
-    assert len(published.ranges) == 2
+    assert len(published.ranges) == 3
     assert (empty_cache / "ptb" / "ptb.train.txt").exists()
 
 

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -212,3 +213,59 @@ def test_a_position_table_with_as_many_rows_as_the_batch_is_not_taken_for_the_ba
     step(model, lambda x: 100 * model(x).square().mean(), data)
     moved = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
     assert float(moved.norm()) <= 1.0 + 1e-6, "six clipped gradients, over six expected rows"
+
+
+def causal() -> Tensor:
+    return nn.Transformer.generate_square_subsequent_mask(5).double()
+
+
+class Masked(nn.Module):
+    """Attention whose mask of `(T, T)` comes with the batch, or is made in forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 1, batch_first=True)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        mask = causal() if mask is None else mask
+        return self.attention(x, x, x, attn_mask=mask, need_weights=False)[0]
+
+
+def masked_steps(mask_of: Callable[[Tensor, Tensor], Tensor | None]) -> list[Tensor]:
+    """Steps on 3, 3, 3 and 5 rows of length 5, without noise; the gradients of the last one.
+
+    The first forward and the fourth are run again with rows replaced.
+    """
+    sizes = [3, 3, 3, 5]
+    torch.manual_seed(0)
+    model = Masked().double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    plan = deniable.Plan(
+        examples=8, batch_size=8, steps=len(sizes), noise_multiplier=0.0, delta=1e-3
+    )
+    private = deniable.attach(model, optimizer, plan)
+    draws = iter(sizes)
+    private._source.sampling.draw = lambda: np.arange(next(draws))
+    mask = causal()
+    for (batch,) in private.batches((torch.randn(8, 5, 4).double(),)):
+        model(batch, mask_of(mask, batch)).square().mean().backward()
+        optimizer.step()
+    return [each.grad for each in model.parameters() if each.grad is not None]
+
+
+@pytest.mark.parametrize("again", [lambda mask, _: mask, lambda mask, _: mask.clone()])
+def test_an_argument_that_held_no_rows_holds_none_in_a_batch_of_its_size(
+    again: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    """Batches are of random sizes: one of T rows is no other than those before it."""
+    expected = masked_steps(lambda *_: None)
+    for each, other in zip(masked_steps(again), expected, strict=True):
+        assert torch.allclose(each, other, rtol=1e-10, atol=1e-14)
+
+
+def test_an_argument_that_was_written_to_since_is_taken_for_rows() -> None:
+    def written(mask: Tensor, batch: Tensor) -> Tensor:
+        return mask.add_(batch.mean())
+
+    with pytest.raises(CaptureError, match="depend on another row"):
+        masked_steps(written)

@@ -84,7 +84,38 @@ class Constant(nn.Module):
         return back + made[-1] if self.shared else back
 
 
+class Experts(nn.Module):
+    """Each token goes through the expert that its router picks, and is added to its place.
+
+    Args:
+        wrong: added to the place beside it, where the next row's tokens may lie.
+    """
+
+    def __init__(self, scattered: bool = False, wrong: bool = False) -> None:
+        super().__init__()
+        self.router = nn.Linear(4, 3)
+        self.experts = nn.ModuleList(nn.Linear(4, 3) for _ in range(3))
+        self.scattered, self.wrong = scattered, wrong
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(0, 1)
+        odds = self.router(tokens).softmax(-1)
+        picked = odds.argmax(-1)
+        total = tokens.new_zeros(len(tokens), 3)
+        for k, expert in enumerate(self.experts):
+            places = torch.where(picked == k)[0]
+            found = expert(tokens[places]) * odds[places, k, None]
+            places = (places + 1) % len(tokens) if self.wrong else places
+            if self.scattered:
+                total = total.scatter_add(0, places[:, None].expand_as(found), found)
+            else:
+                total.index_add_(0, places, found)
+        return total.view(*x.shape[:2], 3).mean(1)
+
+
 MODELS = {
+    "experts": (Experts, (5, 4)),
+    "scattered experts": (lambda: Experts(scattered=True), (5, 4)),
     "between": (Between, (4,)),
     "beside": (lambda: Constant(shared=False), (4,)),
     "sorted": (lambda: Reordered(flipped=False), (4,)),
@@ -116,3 +147,10 @@ def test_a_gradient_at_a_place_of_nobodys_is_refused() -> None:
     batch = (torch.randn(7, 4), torch.randint(3, (7,)))
     with pytest.raises(CaptureError, match="belong to no row"):
         released_sum(Constant(shared=True), batch, loss, 0.2)
+
+
+def test_rows_added_to_the_places_of_others_are_refused() -> None:
+    torch.manual_seed(0)
+    batch = (torch.randn(7, 5, 4), torch.randint(3, (7,)))
+    with pytest.raises(CaptureError, match="left open whose they are"):
+        released_sum(Experts(wrong=True), batch, loss, 0.2)

@@ -90,3 +90,23 @@ def test_a_scale_that_would_lose_the_squares_of_gradients_is_refused() -> None:
         with pytest.raises(StepError, match="at least 1"):
             scaler.step(optimizer)
         break
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_shortened_float32_products_shorten_no_norm(precision: str) -> None:
+    """One unit alone is as long as the bound says, whatever precision forward and backward have."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 256), nn.Tanh(), nn.Linear(256, 32))
+    batch = torch.randn(1, 16, 64), torch.randn(1, 16, 32)
+
+    def far(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        return ((model(inputs) - targets) ** 2).sum()
+
+    torch.set_float32_matmul_precision(precision)
+    try:
+        found = released_sum(model, batch, far, NORM)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    whole = torch.cat([each.flatten().double() for each in found.values()]).norm()
+    assert abs(whole / NORM - 1) < 1e-5

@@ -26,7 +26,17 @@ def test_the_plan_itself_is_among_them() -> None:
     found = trade(PLAN)
     row, column = found.noise_multipliers.index(1.1), found.steps.index(PLAN.steps)
     assert found.epochs[column] == 10
-    assert found.epsilons[row][column] == spent(PLAN.event, 1e-5, "rdp").epsilon
+    assert found.epsilons[row][column] == PLAN.epsilon
+
+
+@pytest.mark.parametrize("given", [{}, {"accountant": "rdp"}, {"sampling": "shuffled"}], ids=str)
+def test_every_other_is_a_bound_close_to_the_plan_that_it_would_be(given: dict[str, str]) -> None:
+    plan = Plan(1_000, 50, steps=40, noise_multiplier=5.0, delta=1e-4, **given)  # type: ignore[arg-type]
+    found = trade(plan, [0.5, 2.0], [0.5, 1.0])
+    for noise, row in zip(found.noise_multipliers, found.epsilons, strict=True):
+        for steps, epsilon in zip(found.steps, row, strict=True):
+            exact = spent(plan.event_with(noise, steps), 1e-4, plan.accountant).epsilon
+            assert exact * (1 - 1e-12) <= epsilon <= 1.015 * exact
 
 
 def test_a_schedule_is_kept() -> None:
@@ -34,12 +44,9 @@ def test_a_schedule_is_kept() -> None:
         10_000, 100, epochs=10, noise_multiplier=1.1, delta=1e-5,
         noise_schedule=Schedule.linear(1.0, 0.5),
     )  # fmt: skip
-    [[found]] = trade(falling, [1.0], [1.0]).epsilons
-    assert (
-        found
-        == spent(falling.event, 1e-5, "rdp").epsilon
-        > trade(PLAN, [1.0], [1.0]).epsilons[0][0]
-    )
+    [[found, longer]] = trade(falling, [1.0], [1.0, 2.0]).epsilons
+    assert found == falling.epsilon > PLAN.epsilon
+    assert longer >= spent(falling.event_with(1.1, 2 * falling.steps), 1e-5).epsilon > found
 
 
 def test_the_figure_marks_the_plan_and_names_every_curve(tmp_path: Path) -> None:

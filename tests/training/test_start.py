@@ -55,6 +55,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"secure": True},
     {"noise_multiplier": 0.0},
     {"batch_size": 2},
+    {"noise_schedule": "1:1,1:0.5", "batch_schedule": "2:1,1:1.5"},
 ]
 
 

@@ -1,7 +1,7 @@
 """The command line: `deniable train`, `plan`, `explain`, `spend` and so on.
 
 A command parses, calls and prints; what it knows lives further down. No command module imports
-torch when it is itself imported, so that all but `train` and `reproduce` answer without loading it.
+torch when it is itself imported, so that most of them answer without loading it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from collections.abc import Sequence
 
 import typer
 
+from deniable.cli.attack import attack_app
+from deniable.cli.audit import audit_command
 from deniable.cli.claims import claim_command
+from deniable.cli.compare import compare_command, generate_command
 from deniable.cli.explain import explain_command
 from deniable.cli.ledger import ledger_app
 from deniable.cli.plan import plan_command
@@ -38,8 +41,12 @@ app.command("explain")(explain_command)
 app.command("search")(search_command)
 app.command("spend")(spend_command)
 app.command("claim")(claim_command)
+app.add_typer(attack_app, name="attack")
 app.add_typer(ledger_app, name="ledger")
+app.command("audit")(audit_command)
 app.command("report")(report_command)
+app.command("compare")(compare_command)
+app.command("generate")(generate_command)
 app.command("reproduce")(reproduce_command)
 
 

@@ -17,7 +17,7 @@ from deniable.accounting.ladder import Rung, ladder
 from deniable.accounting.slides import DELTA, EVENT, NOISE, RUNGS, STEPS
 from deniable.cli import claim
 from deniable.errors import PlanError
-from deniable.plan import Plan
+from deniable.plan import Plan, Schedule
 
 WHY = (
     "All of these bound the same run, each by what it knows, so the smallest may be stated. The "
@@ -50,6 +50,14 @@ def explain_command(
     delta: Annotated[
         float, typer.Option(help="Delta of the guarantee; well below 1 / examples.")
     ] = DELTA,
+    noise_schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="What the noise is multiplied by over the steps: linear:FIRST:LAST, "
+            "exponential:FIRST:LAST, stairs:RATIO, or LENGTH:FACTOR,LENGTH:FACTOR,..."
+        ),
+    ] = None,
+    batch_schedule: Annotated[str | None, typer.Option(help="The same for the batch size.")] = None,
     sampling: Annotated[
         str,
         typer.Option(
@@ -76,6 +84,7 @@ def explain_command(
     on 1% of the data each, beside the figures that the slides print.
     """
     asked = {
+        "batch_size": batch_size,
         "epochs": epochs,
         "steps": steps,
         "epsilon": epsilon,
@@ -83,12 +92,13 @@ def explain_command(
     }
     plan = _plan(
         examples,
-        batch_size,
         asked,
         delta=delta,
         sampling=sampling,
         max_batch_size=max_batch_size,
         neighbouring=neighbouring,
+        noise_schedule=None if noise_schedule is None else Schedule.parse(noise_schedule),
+        batch_schedule=None if batch_schedule is None else Schedule.parse(batch_schedule),
     )
     found = ladder(plan.event, plan.delta)
     of_slides = plan.event == EVENT and plan.delta == DELTA
@@ -114,24 +124,23 @@ def explain_command(
         claim.say(console, f"Figure: {figure}")
 
 
-def _plan(
-    examples: int | None, batch_size: int | None, asked: dict[str, Any], **chosen: Any
-) -> Plan:
-    if examples is not None and batch_size is not None:
-        return Plan(examples, batch_size, **asked, **chosen)
-    if {examples, batch_size, *asked.values()} == {None}:
-        asked |= {"steps": STEPS, "noise_multiplier": NOISE}
-        return Plan(60_000, 600, **asked, **chosen)
+def _plan(examples: int | None, asked: dict[str, Any], **chosen: Any) -> Plan:
+    if examples is not None:
+        return Plan(examples, **asked, **chosen)
+    if set(asked.values()) == {None}:
+        asked |= {"batch_size": 600, "steps": STEPS, "noise_multiplier": NOISE}
+        return Plan(60_000, **asked, **chosen)
     raise PlanError(
-        "A plan needs --examples and --batch-size, and two of --epsilon, --noise-multiplier and "
+        "A plan needs --examples, and three of --batch-size, --epsilon, --noise-multiplier and "
         "--epochs (or --steps). Without any of these, the plan of the slides is explained."
     )
 
 
 def _print(console: Console, plan: Plan, found: tuple[Rung, ...]) -> None:
     made = Table(
-        title=f"{plan.steps:,} steps on {plan.batch_size:,}/{plan.examples:,} of the data each, "
-        f"noise multiplier {plan.noise_multiplier:.6g}, at delta {plan.delta:g}",
+        title=f"{plan.steps:,} steps on {words.span(each.batch_size for each in plan.phases)} of "
+        f"{plan.examples:,} examples each, noise multiplier "
+        f"{words.span(each.noise_multiplier for each in plan.phases)}, at delta {plan.delta:g}",
         title_justify="left",
     )
     made.add_column("accountant", style="bold")
@@ -144,7 +153,7 @@ def _print(console: Console, plan: Plan, found: tuple[Rung, ...]) -> None:
             rung.accountant.summary if rung.refusal is None else f"not valid here: {rung.refusal}",
         )
     console.print(made)
-    claim.say(console, f"{plan.sampler().in_words} Relation: {claim.RELATIONS[plan.neighbouring]}.")
+    claim.say(console, f"{plan.in_words} Relation: {claim.RELATIONS[plan.neighbouring]}.")
     claim.say(console, WHY)
     if all(rung.epsilon == math.inf for rung in found):
         claim.say(console, claim.NOT_PRIVATE)

@@ -119,7 +119,7 @@ def plan_command(
     if math.isfinite(plan.epsilon):
         console.print(_alternatives(plan))
     claim.explain(console, curve)
-    claim.say(console, sampler.in_words)
+    claim.say(console, plan.in_words)
     if plan.delta * plan.examples >= 1:
         claim.say(
             console,
@@ -151,12 +151,13 @@ def _phases(phases: Sequence[Phase]) -> Table:
 
 
 def _alternatives(plan: Plan) -> Table:
-    """What the plan costs with other noise and other lengths."""
+    """What the plan costs with other noise and other lengths, rounded up."""
     found = trade(plan)
-    made = Table(title="Epsilon by RDP, with other noise and other lengths", title_justify="left")
+    by = plan.accountant.upper()
+    made = Table(title=f"Epsilon by {by}, with other noise and other lengths", title_justify="left")
     made.add_column("noise multiplier", justify="right", style="bold")
     for epochs in found.epochs:
         made.add_column(f"{epochs:,.4g} epochs", justify="right")
     for noise, epsilons in zip(found.noise_multipliers, found.epsilons, strict=True):
-        made.add_row(f"{noise:.4g}", *(words.rounded_up(each) for each in epsilons))
+        made.add_row(f"{noise:.4g}", *(words.rounded_up(each, 3) for each in epsilons))
     return made

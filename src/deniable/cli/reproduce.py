@@ -32,7 +32,9 @@ def reproduce_command(
     ] = False,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Small trainings on digits, to see that experiments run."),
+        typer.Option(
+            "--quick", help="Small trainings on data in the package, to see that experiments run."
+        ),
     ] = False,
     out: Annotated[
         Path | None,
@@ -80,7 +82,7 @@ def verdicts(chosen: list[Chosen], folder: Path) -> str:
             said = "" if verdict.agrees is None else f": {verdict.ours}"
             lines.append(f"  {verdict.word:8} {claim.paper}{said}")
     if chosen and chosen[0].quick:
-        lines.append("Quick: small trainings on digits, which say nothing about the papers.")
+        lines.append("Quick: small trainings, which say nothing about the papers.")
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from deniable.cli.audit import audited, verdict
 from deniable.errors import BudgetError, DeniableError, SettingsError
 from deniable.runfolder import RunFolder
 from deniable.settings import Settings
@@ -34,8 +35,8 @@ def train_command(
     model: Annotated[
         str | None,
         typer.Option(
-            help="digits-mlp, mnist-cnn, abadi-mlp, cifar-cnn, char-transformer, or your own as "
-            "module:factory, called as factory(input_shape, classes) [by data set]."
+            help="digits-mlp, mnist-cnn, abadi-mlp, cifar-cnn, char-lstm, char-transformer, or "
+            "your own as module:factory, called as factory(input_shape, classes) [by data set]."
         ),
     ] = None,
     optimizer: Annotated[
@@ -47,7 +48,11 @@ def train_command(
         float | None, typer.Option(help="Momentum of sgd and rmsprop [0.9].")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Examples that a step draws on average [by data set].")
+        int | None,
+        typer.Option(
+            help="Examples that a step draws on average [by data set; the most that epsilon, "
+            "noise and epochs allow, where all three are given]."
+        ),
     ] = None,
     sampling: Annotated[
         str, typer.Option(help="poisson, truncated-poisson, fixed-size or shuffled.")
@@ -71,7 +76,22 @@ def train_command(
             "in place of epsilon; 0 is NOT private."
         ),
     ] = None,
+    no_privacy: Annotated[
+        bool,
+        typer.Option(
+            "--no-privacy",
+            help="No noise, and a bound that changes nothing, for comparison: NOT private.",
+        ),
+    ] = False,
     delta: Annotated[float | None, typer.Option(help="Delta of the guarantee [1e-5].")] = None,
+    noise_schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="What the noise is multiplied by over the steps: linear:FIRST:LAST, "
+            "exponential:FIRST:LAST, stairs:RATIO, or LENGTH:FACTOR,LENGTH:FACTOR,..."
+        ),
+    ] = None,
+    batch_schedule: Annotated[str | None, typer.Option(help="The same for the batch size.")] = None,
     bound: Annotated[
         str,
         typer.Option(
@@ -107,6 +127,18 @@ def train_command(
     ] = None,
     rows: Annotated[
         int | None, typer.Option(help="Most rows in memory at once [the whole batch].")
+    ] = None,
+    audit: Annotated[
+        bool,
+        typer.Option("--audit", help="Train with canaries, and audit the claim at the end."),
+    ] = False,
+    canaries: Annotated[
+        int | None,
+        typer.Option(help="Gradient canaries of the audit [a quarter of the weights, to 5000]."),
+    ] = None,
+    mislabelled: Annotated[
+        int | None,
+        typer.Option(help="Mislabelled examples that are canaries, too [none]."),
     ] = None,
     workers: Annotated[
         int | None,
@@ -167,6 +199,7 @@ def train_command(
         workers = int(os.environ["WORLD_SIZE"]) - 1
     settings = Settings.choose(
         data,
+        privacy=not no_privacy,
         data_dir=None if data_dir is None else str(data_dir.resolve()),
         model=model,
         optimizer=optimizer,
@@ -179,6 +212,8 @@ def train_command(
         epochs=epochs,
         epsilon=epsilon,
         noise_multiplier=noise_multiplier,
+        noise_schedule=noise_schedule,
+        batch_schedule=batch_schedule,
         delta=delta,
         bound=bound,
         clip=clip,
@@ -190,6 +225,9 @@ def train_command(
         device=device,
         rows=rows,
         checkpoint_seconds=checkpoint_seconds,
+        audit=audit,
+        canaries=canaries,
+        mislabelled=mislabelled,
         workers=workers,
         mode=mode,
         upload=upload,
@@ -322,6 +360,9 @@ def _complete(folder: RunFolder, record: dict[str, Any], console: Console, as_js
     from deniable.report import render
 
     folder.remove_checkpoint()
+    audit = None
+    if record["settings"].get("audit") and not record["results"]["non_private"]:
+        audit = audited(folder.path, console)
     report = render(folder.path)
     console.print(
         "Complete; the checkpoint, which held the state of the noise, is removed.",
@@ -329,9 +370,12 @@ def _complete(folder: RunFolder, record: dict[str, Any], console: Console, as_js
         highlight=False,
     )
     if as_json:
-        _print_object(folder, record, report=str(report))
+        said = {} if audit is None else {"audit": verdict(audit)}
+        _print_object(folder, record, report=str(report), **said)
         return
     typer.echo(display.closing(record))
+    if audit is not None:
+        typer.echo(f"Audit          {verdict(audit)}")
     typer.echo(f"Report         {report}")
     typer.echo(f"Claim          {folder.claim}")
 

@@ -81,7 +81,7 @@ class Merges(PrivateSession):
 
     def count_lost(self) -> None:
         """Count a step of which workers may have released something and nothing arrived."""
-        self._run.release(self.next_event)
+        self._run.release(self.next_event, self._alike())
         self.steps += 1
 
     def merge(self, sums: dict[str, Tensor], event: PoissonSampledEvent, inside: float) -> None:

@@ -148,7 +148,6 @@ def collaborate(
         "run_id": run_id,
         "loss_reduction": loss_reduction,
         "secure": secure,
-        "block": 1,
         "about": {"collaboration": {"workers": workers, "mode": mode.to_json()}},
     }
     if place.rank == 0:

@@ -28,6 +28,8 @@ from deniable.session import PrivateSession
 from deniable.units import BoundedSum, Spent
 
 RETRY_SECONDS = 0.2
+UNDRAWN, OVER = object(), object()
+AHEAD = 4  # steps that are recorded at once, and that a crash costs at most
 
 MakeSession = Callable[[Sequence[int], str, str], PrivateSession]
 """Makes the worker's session from the sizes of all parts, the run's name, and a label that no other
@@ -74,6 +76,8 @@ class Worker:
         self._link: Link | None = None
         self._owed: Message | None = None
         self._round = 0
+        self._drawn: Iterator[Any] | None = None
+        self._ahead: Any = UNDRAWN
         upload = (mode.upload, mode.carry) if isinstance(mode, Local) else ()
         self._upload = Upload(*upload)
         self._hook: Any = None
@@ -145,15 +149,17 @@ class Worker:
         Raises:
             CollaborationError: the coordinator was not there for `absence` seconds, or refused.
         """
-        drawn: Iterator[Any] | None = None
+        self._drawn, self._ahead = None, UNDRAWN
         while self._download():
-            if drawn is None:
-                drawn = self.session.batches(data, rows=rows)
-            made = self.rounds_done
-            for batch in drawn:
+            if self._drawn is None:
+                self._drawn = self.session.batches(data, rows=rows)
+            self._draw_ahead()
+            made, batch, self._ahead = self.rounds_done, self._ahead, UNDRAWN
+            while batch is not OVER:
                 yield batch
                 if self.rounds_done > made:
                     break
+                batch = next(self._drawn, OVER)
             else:
                 self._bye()
                 return
@@ -185,6 +191,7 @@ class Worker:
                 owed, self._owed = self._owed, None
                 if owed is not None:
                     self._link.send(owed)
+                    self._draw_ahead()
                     self._prepare()
                 message = self._link.receive()
             except Broken:
@@ -204,6 +211,11 @@ class Worker:
                     raise CollaborationError(
                         f"The coordinator refused worker {self.worker}: {message.says['why']}."
                     )
+
+    def _draw_ahead(self) -> None:
+        """Read the next batch, where that was not done: while others compute, it costs no time."""
+        if self._drawn is not None and self._ahead is UNDRAWN:
+            self._ahead = next(self._drawn, OVER)
 
     def _take_over(self, message: Message) -> None:
         self._round = message.says["round"]
@@ -232,6 +244,7 @@ class Worker:
             self._sizes = sizes
             label = f"{message.says['opening']}/{self._life}"
             self._session = self._make(sizes, message.says["run_id"], label)
+            self._session.at_once = AHEAD
             if isinstance(self._session, HandsOver):
                 self._session.hand_over = self._hand_over
             else:

@@ -3,9 +3,9 @@
 Importable without torch.
 """
 
-from deniable.data.catalogue import NAMES, load
+from deniable.data.catalogue import NAMES, class_names, load
 from deniable.data.dataset import Arrays, Dataset
 from deniable.data.download import Progress
 from deniable.data.fingerprint import fingerprint
 
-__all__ = ["NAMES", "Arrays", "Dataset", "Progress", "fingerprint", "load"]
+__all__ = ["NAMES", "Arrays", "Dataset", "Progress", "class_names", "fingerprint", "load"]

@@ -43,6 +43,8 @@ class Dataset:
         test: the examples that an accuracy is measured on; no guarantee covers them.
         classes: how many values a target can take.
         fingerprint: SHA-256 of the training arrays (`deniable.data.fingerprint`), hexadecimal.
+        validation: examples to choose settings by, where the data set comes with such a part, which
+            is no part of `train`.
     """
 
     name: str
@@ -50,3 +52,4 @@ class Dataset:
     test: Arrays
     classes: int
     fingerprint: str
+    validation: Arrays | None = None

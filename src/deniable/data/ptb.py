@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,19 @@ from deniable.data.sources import FILES
 from deniable.data.verify import BadFileError, check_content, read_content
 
 LENGTH = 80
+START = 0  # stands before the first character of every sequence; no text holds it
 
 
-def read(folder: Path) -> tuple[Arrays, Arrays]:
-    """Train and test arrays of shape (N, 80): characters, and the character after each.
-
-    The text is cut every 80 characters, across sentences, and the rest that fills no sequence is
-    dropped. One example, and so what a guarantee covers by default, is one such sequence.
+def read(folder: Path) -> tuple[Arrays, Arrays, Arrays]:
+    """Train, test and validation arrays: see `sequences`. One example is one sequence.
 
     Raises:
         BadFileError: a file is missing, cut off, swapped with another or corrupted.
     """
-    return _file(folder, "ptb.train.txt"), _file(folder, "ptb.test.txt")
+    train, test, validation = (
+        _file(folder, f"ptb.{part}.txt") for part in ("train", "test", "valid")
+    )
+    return train, test, validation
 
 
 def _file(folder: Path, name: str) -> Arrays:
@@ -37,23 +39,40 @@ def _file(folder: Path, name: str) -> Arrays:
     return sequences(content, path)
 
 
-def sequences(text: bytes, path: Path) -> Arrays:
-    """The text cut into sequences of 80 bytes, with the next byte as each one's target.
+def sequences(text: bytes, path: Path = Path("the text")) -> Arrays:
+    """The text cut every 80 characters, across sentences, each to be predicted from those before.
+
+    The inputs of a sequence are the character `START` and its first 79 characters, the targets are
+    its 80 characters. So every character is predicted once, from the earlier ones of its own
+    sequence alone, and no two sequences share one. The rest that fills no sequence is dropped.
+
+    Returns:
+        Inputs and targets of shape (N, 80), whole numbers below 256.
 
     Raises:
-        BadFileError: the text is shorter than one sequence and its last target.
+        BadFileError: the text is shorter than one sequence.
 
-    >>> arrays = sequences(bytes(range(170)), Path("text"))
-    >>> arrays.inputs.shape, arrays.inputs[1, 0].item(), arrays.targets[1, 0].item()
-    ((2, 80), 80, 81)
+    >>> arrays = sequences(bytes(range(1, 171)))
+    >>> arrays.inputs.shape, arrays.inputs[1, :3].tolist(), arrays.targets[1, :3].tolist()
+    ((2, 80), [0, 81, 82], [81, 82, 83])
     """
-    count = (len(text) - 1) // LENGTH
+    count = len(text) // LENGTH
     if count < 1:
-        raise BadFileError(
-            path, f"a text must have at least {LENGTH + 1} characters, got {len(text)}."
-        )
-    characters = np.frombuffer(text, np.uint8).astype(np.int64)
-    end = count * LENGTH
-    return Arrays(
-        characters[:end].reshape(count, LENGTH), characters[1 : end + 1].reshape(count, LENGTH)
+        raise BadFileError(path, f"a text must have at least {LENGTH} characters, got {len(text)}.")
+    characters = np.frombuffer(text, np.uint8)[: count * LENGTH]
+    targets = characters.astype(np.int64).reshape(count, LENGTH)
+    inputs = np.full_like(targets, START)
+    inputs[:, 1:] = targets[:, :-1]
+    return Arrays(inputs, targets)
+
+
+def text_of(characters: Iterable[int]) -> str:
+    """Characters as a person reads them: a line break is shown, and what cannot be printed too.
+
+    >>> text_of([0, 97, 10, 98])
+    '·a⏎b'
+    """
+    named = {START: "·", 10: "⏎"}
+    return "".join(
+        named.get(int(each), chr(each) if 32 <= each < 127 else "�") for each in characters
     )

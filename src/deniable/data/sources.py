@@ -131,6 +131,12 @@ FILES: dict[str, tuple[SourceFile, ...]] = {
             449_945,
             "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
         ),
+        _from(
+            _PTB,
+            "ptb.valid.txt",
+            399_782,
+            "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
+        ),
     ),
 }
 
@@ -159,6 +165,7 @@ _CIFAR10_CONTENTS = {
 _PTB_CONTENTS = {
     "ptb.train.txt": "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
     "ptb.test.txt": "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
+    "ptb.valid.txt": "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
 }
 CONTENTS: dict[str, dict[str, str]] = {
     "mnist": _MNIST_CONTENTS,

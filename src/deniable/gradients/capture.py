@@ -88,6 +88,7 @@ class Capture:
         self._carried: set[tuple[nn.Module, str]] = set()
         self.stale: dict[int, tuple[weakref.ref[Tensor], str]] = {}
         self._counted: dict[Key, int] = {}
+        self._constants: list[tuple[Tensor, int]] = []
         self._forwards: list[ForwardCall] = []
         self._tracking = Tracking()
         self._observed: ForwardCall | None = None
@@ -329,8 +330,9 @@ class Capture:
         if self._rows is None or self._mode or not (model.training and torch.is_grad_enabled()):
             return
         forward = ForwardCall(
-            model, args, kwargs, self._rows, self._anchor, self._tracking, self._counted
-        )
+            model, args, kwargs, self._rows, self._anchor, self._tracking, self._counted,
+            self._constants,
+        )  # fmt: skip
         foreign = bool(forward.shapes and not forward.inputs)
         if self.together:
             new = forward.rows > 1 and not foreign and not self._trails
@@ -338,6 +340,7 @@ class Capture:
         if foreign:
             self._foreign = forward.shapes
             return
+        self._constants = forward.constants
         self._forwards.append(forward)
         self._start(model, forward)
 

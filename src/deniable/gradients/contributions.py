@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,10 +34,40 @@ def accurate(tensor: Tensor) -> Tensor:
 
 
 def exactly(device: torch.device) -> AbstractContextManager[None]:
-    """A block in which autocast, should a backward pass run within it, rounds nothing."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
+    """A block in which norms and sums are computed in the precision of their tensors.
+
+    Neither autocast, should a backward pass run within it, nor shortened products of float32
+    numbers (TF32, and bfloat16 after `torch.set_float32_matmul_precision`) round anything: a norm
+    that is off by a thousandth is a bound that is off by as much.
+    """
+    shortened = [each for each in _products_on(device) if each.fp32_precision not in _WHOLE]
+    if shortened or torch.is_autocast_enabled(device.type):
+        return _exactly(device, shortened)
     return nullcontext()
+
+
+_WHOLE = ("ieee", "none")
+
+
+def _products_on(device: torch.device) -> tuple[Any, ...]:
+    """The settings of torch that say how float32 numbers are multiplied on a device."""
+    backends: Any = torch.backends
+    cuda = device.type == "cuda"
+    own, others = (backends.cuda, backends.cudnn) if cuda else (backends.mkldnn, backends.mkldnn)
+    return own.matmul, others.conv, others.rnn
+
+
+@contextmanager
+def _exactly(device: torch.device, shortened: list[Any]) -> Iterator[None]:
+    before = [each.fp32_precision for each in shortened]
+    for each in shortened:
+        each.fp32_precision = "ieee"
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for each, precision in zip(shortened, before, strict=True):
+            each.fp32_precision = precision
 
 
 # How many elements of per-unit gradients are formed at once where each is looked at: on the CPU

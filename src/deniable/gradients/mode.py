@@ -100,7 +100,7 @@ class Watch(TorchFunctionMode):
         if func is F.batch_norm:
             _refuse_batch_statistics(*args, **kwargs)
         if self.order.begun:
-            self.order.settle(args, kwargs)
+            self.order.settle(func, args, kwargs)
         touches = self._touches(args, kwargs)
         if torch.is_grad_enabled() and touches:
             return self._with_parameters(func, types, args, kwargs)

@@ -21,23 +21,34 @@ MOVING: dict[str, tuple[int, ...]] = {
         (0,),
     ),
     "setitem": (0, 2),
-    **dict.fromkeys(["index_copy", "scatter"], (0, 3)),
+    **dict.fromkeys(["index_copy", "scatter", "index_add", "scatter_add"], (0, 3)),
     "index_put": (0, 2),
 }  # fmt: skip
 
 # Those of them that write over a tensor, or over a copy of it.
 OVERWRITING = {"setitem", "index_copy", "index_put", "scatter"}
 
-# Those of them that can bring rows into another order, or leave some out.
-REORDERING = OVERWRITING | {
-    "getitem",
-    "index_select",
-    "gather",
-    "take_along_dim",
-    "masked_select",
-    "flip",
-    "roll",
+# Those of them that add to a tensor at the places that an index names, along one dimension: what
+# writes there, and what reads there.
+ADDING: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "index_add": (Tensor.index_copy, Tensor.index_select),
+    "scatter_add": (Tensor.scatter, Tensor.gather),
 }
+
+# Those of them that can bring rows into another order, or leave some out.
+REORDERING = (
+    OVERWRITING
+    | set(ADDING)
+    | {
+        "getitem",
+        "index_select",
+        "gather",
+        "take_along_dim",
+        "masked_select",
+        "flip",
+        "roll",
+    }
+)
 
 # Keyword arguments that say where, and hold no values.
 INDICES = {"index", "indices", "mask"}

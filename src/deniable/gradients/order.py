@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import PackedSequence
 from deniable.errors import CaptureError
 from deniable.gradients.layout import Fold, Layout, Owners, candidates
 from deniable.gradients.moves import (
+    ADDING,
     ALONG,
     INDICES,
     MATRIX,
@@ -81,9 +82,11 @@ class Order:
         born, since = leaf.grad_fn._sequence_nr(), self.tracking.reordered
         return IN_ORDER if since is None or born <= since else Lost("a function of your own")
 
-    def settle(self, args: Any, kwargs: Any) -> None:
+    def settle(self, func: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """Before a call, which may write to its arguments: what is known of them."""
         self._before = {id(leaf): self.known(leaf) for leaf in tensors_in(args, kwargs)}
+        if plain_name(func) in ADDING and args and not (args[0].requires_grad or args[0].any()):
+            self._before[id(args[0])] = NOBODYS  # zeros, to be added to
 
     def _met(self, leaf: Tensor) -> Known:
         """Whose an argument of the present call was when the call began."""
@@ -160,7 +163,7 @@ class Order:
         if name not in REORDERING or not self._touches_rows(name, args, kwargs):
             return False
         # What is written over stays where it is.
-        moved = values(name, args, kwargs)[name in OVERWRITING :]
+        moved = values(name, args, kwargs)[name in OVERWRITING or name in ADDING :]
         return any(map(self._carries, moved))
 
     def _touches_rows(self, name: str, args: Any, kwargs: Any) -> bool:
@@ -188,6 +191,8 @@ class Order:
         if adds or not args or tensors_in([v for k, v in kwargs.items() if k not in INDICES]):
             return None
         try:
+            if name in ADDING:
+                return [self._added(name, *args, **kwargs)]
             shadows = [
                 self._shadows(each, name) if k in MOVING[name] else each
                 for k, each in enumerate(args)
@@ -212,6 +217,21 @@ class Order:
             return [self._collapsed(moved[0]), self._collapsed(first)]
         return [self._collapsed(each) for each in tensors_in(moved)]
 
+    def _added(
+        self, name: str, target: Tensor, dim: int, index: Tensor, source: Tensor, **_: Any
+    ) -> Known:
+        """Whose a tensor is that was added to: nobody's places become those of what they got."""
+        write, read = ADDING[name]
+        there, theirs = self._shadows(target, name), self._shadows(source, name)
+        if name == "scatter_add":
+            theirs = theirs[tuple(slice(size) for size in index.shape)]
+        moved = write(there, dim, index, theirs)
+        moved = torch.where(moved < 0, there, moved)
+        met = (read(moved, dim, index) != theirs) & (theirs >= 0)
+        if bool(met.any()) or bool(((there >= 0) & (moved != there)).any()):
+            return Lost(name, mixed=True)
+        return self._collapsed(moved)
+
     def _shadows(self, value: Any, name: str) -> Any:
         """Whose every element of a tensor is; -1 for values that are nobody's."""
         if isinstance(value, (list, tuple)):
@@ -220,7 +240,7 @@ class Order:
             return -1
         known = self._met(value)
         if not isinstance(known, Owners):
-            if not self._carries(value):
+            if known is NOBODYS or not self._carries(value):
                 return torch.full(value.shape, -1, device=value.device)
             layout = self._layout(value, name)
             rows = layout.owners(value.shape[layout.dim], self.forward.rows, value.device)

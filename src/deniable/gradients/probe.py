@@ -16,7 +16,7 @@ anything beyond that row of the batch follows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
@@ -61,6 +61,8 @@ class ForwardCall:
         random: the state of torch's generator when the forward began.
         probed: whether the forward was run again.
         counted: how often each call was met in earlier forwards on the piece.
+        constants: arguments that a forward on another number of rows has shown to hold no rows (a
+            mask of `(T, T)`, where now `T` rows were drawn), and their versions.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class ForwardCall:
         anchor: Tensor,
         tracking: Tracking,
         counted: Mapping[Key, int],
+        constants: Sequence[tuple[Tensor, int]] = (),
     ) -> None:
         self.counted = counted
         self.model, self.args, self.kwargs, self.rows = model, args, kwargs, rows
@@ -84,9 +87,12 @@ class ForwardCall:
         ]
         leaves = tensors_in(args, kwargs)
         self.shapes = [tuple(leaf.shape) for leaf in leaves if leaf.ndim]
-        holding = [leaf for leaf in leaves if rows == 0 or candidates(leaf, rows)]
+        may_hold = [leaf for leaf in leaves if rows == 0 or candidates(leaf, rows)]
+        holding = [leaf for leaf in may_hold if not _is_among(constants, leaf)]
         holding += [each.data for each in self.packed]
         self.inputs = {id(leaf): version(leaf) for leaf in holding}
+        others = [(leaf, version(leaf)) for leaf in leaves if id(leaf) not in self.inputs]
+        self.constants = others if rows > 1 and self.inputs else [*constants]
 
     def carries_rows(self, tensor: Tensor) -> bool:
         """Whether a tensor was computed from the batch's rows."""
@@ -95,6 +101,16 @@ class ForwardCall:
             or id(tensor) in self.inputs
             or self.tracking.marked(tensor) is not None
         )
+
+
+def _is_among(constants: Sequence[tuple[Tensor, int]], leaf: Tensor) -> bool:
+    """Whether a tensor is, or equals, one that nobody has written to since."""
+    return any(
+        each is leaf
+        or (each.shape == leaf.shape and each.dtype == leaf.dtype and torch.equal(each, leaf))
+        for each, seen in constants
+        if version(each) == seen
+    )
 
 
 @dataclass(frozen=True)
@@ -267,8 +283,9 @@ def _mixed(key: Key) -> CaptureError:
     met = "The model's output holds" if key is OUTPUT else f"{describe(key)} met"
     return CaptureError(
         f"{met} values of one row that depend on another row of the batch, so no bound per row "
-        "exists. Look for batch statistics, attention or sums across the batch, or rows that "
-        "change places before this call; deniable.check names the module."
+        "exists. Look for batch statistics, attention or sums across the batch, rows that change "
+        "places before this call, or an argument of the model that is the same for every row and "
+        "has the size of the batch (build it in forward); deniable.check names the module."
     )
 
 
@@ -385,8 +402,9 @@ class Runs:
         (args, kwargs), forward = arguments, self.forward
         seen = Observation(self.rows, self.exact, nudge=nudge)
         call = ForwardCall(
-            forward.model, args, kwargs, self.rows, forward.anchor, Tracking(), forward.counted
-        )
+            forward.model, args, kwargs, self.rows, forward.anchor, Tracking(), forward.counted,
+            forward.constants,
+        )  # fmt: skip
         watched = self.capture.observing(call, seen, self.verdicts)
         with undisturbed(forward, self.exact), watched, _unsaved():
             before = _attributes(forward.model)
@@ -433,7 +451,9 @@ class Runs:
                 if units is None or not any(leaf is each for each in self.forward.packed):
                     return leaf
                 return _replaced_steps(leaf, units)
-            rows, places = leaf.detach(), plain(leaf, self.forward.rows)
+            rows = leaf.detach()
+            holds = id(leaf) in self.forward.inputs
+            places = plain(leaf, self.forward.rows) if holds else []
             spared = spare_numbers and leaf.ndim == 1 and not leaf.is_floating_point()
             if places:
                 index = (kept if spared else source).to(leaf.device)

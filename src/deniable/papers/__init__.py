@@ -5,15 +5,17 @@ Importable without torch.
 
 from deniable.papers.catalogue import PAPERS
 from deniable.papers.claims import Claim, Experiment, Paper, Verdict
-from deniable.papers.points import Named, Point, Recurrent, Training
+from deniable.papers.points import Attacked, Language, Named, Point, Recurrent, Training
 from deniable.papers.reproduce import Chosen, Progress, choose, reproduce
 from deniable.papers.results import Results
 
 __all__ = [
     "PAPERS",
+    "Attacked",
     "Chosen",
     "Claim",
     "Experiment",
+    "Language",
     "Named",
     "Paper",
     "Point",

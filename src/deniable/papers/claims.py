@@ -78,7 +78,8 @@ class Experiment:
         points: what it is made of, by name.
         claims: what the paper says about it.
         draw: writes the figure, laid out like the original, to a file.
-        quick: fewer and smaller points of the same form, on the digits that come with the package.
+        quick: fewer and smaller points of the same form, on data that comes with the package.
+        detail: what the page shows below the claims, as Markdown; None: nothing.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Experiment:
     claims: tuple[Claim, ...]
     draw: Callable[[Results, Path], None]
     quick: Mapping[str, Point] = field(default_factory=dict)
+    detail: Callable[[Results], str] | None = None
 
     def verdicts(self, results: Results) -> dict[str, Verdict]:
         """How each claim stands, by its name."""

@@ -14,7 +14,7 @@ from deniable.papers.results import Results
 from deniable.runfolder import replaced
 
 QUICK = (
-    "**A quick run:** small points on the digits that come with the package. It shows that the "
+    "**A quick run:** small points on data that comes with the package. It shows that the "
     "experiments run, and says nothing about the paper."
 )
 
@@ -65,6 +65,8 @@ def _section(
         rows.append(f"| {claim.paper} | {verdict.ours} | **{verdict.word}** | {verdict.why} |")
     command = f"deniable reproduce {paper.name}/{experiment.name}{' --quick' * quick}"
     parts += ["\n".join(rows), f"`{command}`" + _made(experiment, results, quick)]
+    if experiment.detail is not None and results.entries:
+        parts.append(experiment.detail(results))
     return parts
 
 

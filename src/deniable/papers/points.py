@@ -12,7 +12,14 @@ from typing import Any, Self
 Watch = Callable[[float, str], None]
 """Told the share of a training that is done, and how it stands, in words."""
 
-ROWS = {"digits": 1437, "mnist": 60_000, "fashion-mnist": 60_000, "cifar10": 50_000}
+ROWS = {
+    "digits": 1437,
+    "mnist": 60_000,
+    "fashion-mnist": 60_000,
+    "cifar10": 50_000,
+    "ptb": 63_770,
+    "sentences": 1_000,
+}
 
 
 @dataclass(frozen=True, init=False)
@@ -56,7 +63,6 @@ class Training:
         seed: of everything; the data sets are public.
         train_rows: how many training rows are used, from the first on; None: all.
         held_out: how many training rows, from the last on, stand in for the test set.
-        views: each drawn example stands in its batch so many times, mirrored in half of them.
         rows: at most so many rows in memory at once.
         sampling: how batches are drawn.
         noise_per: what gets noise of deviation `noise_multiplier` times the clip norm: the sum of a
@@ -79,7 +85,6 @@ class Training:
     seed: int = 0
     train_rows: int | None = None
     held_out: int = 0
-    views: int = 1
     rows: int | None = None
     sampling: str = "poisson"
     noise_per: str = "batch"
@@ -88,7 +93,7 @@ class Training:
     @property
     def work(self) -> float:
         """Examples to be passed through the model, weighted with what one costs."""
-        return self.epochs * (self.train_rows or ROWS[self.data]) * self.views * self.cost
+        return self.epochs * (self.train_rows or ROWS[self.data]) * self.cost
 
     def but(self, **changes: Any) -> Self:
         """The same with other values."""
@@ -131,6 +136,71 @@ class Recurrent:
     def to_json(self) -> dict[str, Any]:
         """Every setting, by name."""
         return asdict(self) | {"cure": self.cure.to_json()}
+
+
+@dataclass(frozen=True)
+class Language:
+    """Two character models of one text, one of them private, with the same canaries in both.
+
+    Attributes:
+        private: trained with noise; its `train_rows` are those of both.
+        ordinary: trained without privacy, by a loop that knows none of it.
+        canaries: pairs of how often a canary is repeated and how many such canaries there are.
+        others: how many other secrets each one is compared with.
+        seed: of the canaries.
+    """
+
+    private: Training
+    ordinary: Training
+    canaries: tuple[tuple[int, int], ...]
+    others: int = 511
+    seed: int = 0
+
+    @property
+    def work(self) -> float:
+        """In examples of the network with one layer, about."""
+        return self.private.work + self.ordinary.work
+
+    def to_json(self) -> dict[str, Any]:
+        """Every setting, by name."""
+        return asdict(self) | {
+            "data": self.private.data,
+            "private": self.private.to_json(),
+            "ordinary": self.ordinary.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """A model that is trained and then attacked.
+
+    Attributes:
+        attack: `membership`, `inversion` or `rare`, with its settings.
+        training: of the model; its `train_rows` are drawn at random.
+        beside: of the model without privacy that it is compared with, where the attack needs one.
+    """
+
+    attack: Named
+    training: Training
+    beside: Training | None = None
+
+    @property
+    def work(self) -> float:
+        """Examples to be passed through models, those without privacy at a third of the cost."""
+        models = 1 + int(self.attack.arguments.get("shadows", 0))
+        trainings = [each for each in (self.training, self.beside) if each is not None]
+        return models * sum(
+            each.work / (3.0 if each.noise_multiplier == 0 else 1.0) for each in trainings
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Every setting, by name."""
+        beside = {} if self.beside is None else {"beside": self.beside.to_json()}
+        return {
+            "data": self.training.data,
+            "attack": self.attack.to_json(),
+            "training": self.training.to_json(),
+        } | beside
 
 
 @dataclass(frozen=True)
@@ -185,6 +255,6 @@ class Together:
         return asdict(self)
 
 
-Point = Training | Recurrent | Together
+Point = Training | Recurrent | Attacked | Language | Together
 
 _ALWAYS = ("noise_multiplier", "epsilon", "delta", "seed", "optimizer")

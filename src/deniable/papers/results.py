@@ -29,6 +29,8 @@ _TITLES = {
     "mnist": "MNIST",
     "fashion-mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
+    "ptb": "Penn Treebank",
+    "sentences": "made-up sentences (a quick run)",
 }
 
 

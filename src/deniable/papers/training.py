@@ -6,6 +6,7 @@ import json
 import math
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from deniable import bounds, checkpoint
 from deniable.accounting import Meter, noise_multiplier_for, nominal_spent, spent
 from deniable.data import Arrays, load
 from deniable.events import ComposedEvent, Event
-from deniable.grouping import Augmented, Example
 from deniable.ledger import Ledger
 from deniable.models import optimizer_for
 from deniable.noise import per_unit
@@ -53,6 +53,22 @@ def train(
         watch: told after each step.
         data_dir: the folder that holds the data sets' files.
     """
+    return train_on(
+        lambda ledger, fresh: _data(point, ledger, data_dir, fresh=fresh), point, folder, watch
+    )
+
+
+def train_on(
+    read: Callable[[Ledger, bool], Data], point: Training, folder: Path, watch: Watch
+) -> dict[str, Any] | None:
+    """The same on other data.
+
+    Args:
+        read: gives the data; told the ledger, for what it releases, and whether the run begins.
+        point: what to train.
+        folder: where the run is kept until it is complete, and then its model.
+        watch: told after each step.
+    """
     run_folder = RunFolder(folder)
     saved = _saved(run_folder, point)
     if saved is None:
@@ -60,7 +76,7 @@ def train(
     with Ledger(run_folder.ledger, data=point.data) as ledger:
         if saved is None and point.epsilon is not None:
             ledger.set_budget(point.epsilon, point.delta)
-        data = _data(point, ledger, data_dir, fresh=saved is None)
+        data = read(ledger, saved is None)
         run = _run(point, run_folder, ledger, data, saved)
         complete = fit(run, _Steps(point, run, data.released, watch))
         if not complete:
@@ -80,6 +96,7 @@ class Data:
         also: others that are measured at the end, by name.
         released: what was released of the training rows before the training.
         public: inputs and targets that need no protection, where a threshold comes from them.
+        classes: how many values a target can take; None: as many as there are.
     """
 
     train: tuple[Tensor, Tensor]
@@ -87,14 +104,15 @@ class Data:
     also: dict[str, tuple[Tensor, Tensor]]
     released: Event
     public: tuple[Tensor, Tensor] | None = None
+    classes: int | None = None
 
 
 def _data(point: Training, ledger: Ledger, data_dir: Path | None, *, fresh: bool) -> Data:
     """The data set, cut and turned into features."""
     data = load(point.data, data_dir)
     features = point.features or Named("none")
-    whole = Arrays(fixed(features.name, data.train.inputs), data.train.targets)
-    tested = Arrays(fixed(features.name, data.test.inputs), data.test.targets)
+    whole = Arrays(fixed(features, data.train.inputs), data.train.targets)
+    tested = Arrays(fixed(features, data.test.inputs), data.test.targets)
     rows = len(whole.inputs) - point.held_out
     groups = {
         "train": _cut(whole, 0, min(rows, point.train_rows or rows)),
@@ -131,9 +149,9 @@ def _run(
     point: Training, folder: RunFolder, ledger: Ledger, data: Data, saved: dict[str, Any] | None
 ) -> Run:
     shape = data.train[0].shape[1:]
-    classes = int(data.train[1].max()) + 1
+    classes = data.classes or int(data.train[1].max()) + 1
     model = network(point.model.name, shape, classes, point.seed, **point.model.arguments)
-    optimizer = optimizer_for(model, point.optimizer, _rate(point, 0.0), point.momentum)
+    optimizer = optimizer_for(model, point.optimizer, rate_at(point, 0.0), point.momentum)
     bound = _bound(point, model, data.public)
     noise = point.noise_multiplier
     if point.noise_per == "example":
@@ -148,7 +166,6 @@ def _run(
         optimizer,
         plan,
         bound,
-        unit=Augmented(point.views, mirrored) if point.views > 1 else Example(),
         ledger=ledger,
         run_id=record["run_id"],
         budget=math.inf,
@@ -158,7 +175,7 @@ def _run(
         point.data,
         point.model.name,
         point.optimizer,
-        _rate(point, 0.0),
+        rate_at(point, 0.0),
         point.batch_size,
         rows=point.rows,
         checkpoint_seconds=CHECKPOINT_SECONDS,
@@ -198,7 +215,7 @@ def _bound(point: Training, model: nn.Module, public: tuple[Tensor, Tensor] | No
     """The bound of a point; a threshold may come from training on public data."""
     if public is None:
         return _named_bound(point.bound)
-    return clip_from_pretraining(model, public, point.batch_size, _rate(point, 0.0), point.seed)
+    return clip_from_pretraining(model, public, point.batch_size, rate_at(point, 0.0), point.seed)
 
 
 def _named_bound(named: Named) -> bounds.Bound:
@@ -211,14 +228,7 @@ def _named_bound(named: Named) -> bounds.Bound:
     return made
 
 
-def mirrored(images: Tensor) -> Tensor:
-    """Every second view of each example turned left to right."""
-    turned = images.clone()
-    turned[1::2] = images[1::2].flip(-1)
-    return turned
-
-
-def _rate(point: Training, epoch: float) -> float:
+def rate_at(point: Training, epoch: float) -> float:
     """The learning rate: straight between the pairs of epoch and rate, constant outside."""
     if not isinstance(point.lr, tuple):
         return point.lr
@@ -249,7 +259,7 @@ class _Steps:
 
     def _set(self) -> None:
         private = self._run.private
-        rate = _rate(self._point, private.steps / private.plan.steps_per_epoch)
+        rate = rate_at(self._point, private.steps / private.plan.steps_per_epoch)
         for group in self._run.optimizer.param_groups:
             group["lr"] = rate
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from deniable import words
 from deniable.accounting import most_for
 from deniable.accounting.tally import tally
 from deniable.errors import AccountingError, PlanError
@@ -181,6 +182,18 @@ class Plan:
                 given.
         """
         return self._terms.sampler(self.phases[0].batch_size, generator)
+
+    @property
+    def in_words(self) -> str:
+        """How batches come about, and what the guarantee makes of it, for who has never asked."""
+        if len(self.phases) == 1:
+            return self.sampler().in_words
+        sizes = words.span(each.batch_size for each in self.phases)
+        noise = words.span(each.noise_multiplier for each in self.phases)
+        return (
+            f"By its schedule, the plan has {len(self.phases)} phases, with a batch size of "
+            f"{sizes} and a noise multiplier of {noise}. In the first: {self.sampler().in_words}"
+        )
 
     @property
     def sampling_rate(self) -> float:

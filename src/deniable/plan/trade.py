@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deniable.accounting import spent
+from deniable.accounting import Meter
 from deniable.plan.plan import Plan
 
 NOISE_FACTORS = (0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
@@ -15,6 +15,9 @@ LENGTH_FACTORS = (0.25, 0.5, 1.0, 2.0)
 @dataclass(frozen=True)
 class Trade:
     """Epsilon of a plan with other noise and other lengths, all else alike.
+
+    The plan's own is what it states; any other is a bound by the same accountant, mostly within 1%
+    of what it would state.
 
     Attributes:
         noise_multipliers: one a row.
@@ -33,7 +36,6 @@ def trade(
     plan: Plan,
     noise_factors: Sequence[float] = NOISE_FACTORS,
     length_factors: Sequence[float] = LENGTH_FACTORS,
-    accountant: str = "rdp",
 ) -> Trade:
     """The plan's epsilon where its noise and its length are multiplied by factors.
 
@@ -41,20 +43,24 @@ def trade(
         plan: with some noise.
         noise_factors: of the noise multiplier, and with it of every phase's.
         length_factors: of the number of steps; at least one is left.
-        accountant: who states epsilon; the default is quick.
 
     >>> plan = Plan(60_000, 256, epochs=60, noise_multiplier=1.1, delta=1e-5)
     >>> found = trade(plan, [1.0, 2.0], [0.5, 1.0])
     >>> found.steps, [[round(each, 2) for each in row] for row in found.epsilons]
-    ((7020, 14040), [[1.79, 2.59], [0.68, 0.99]])
+    ((7020, 14040), [[1.64, 2.38], [0.62, 0.91]])
     """
     noises = tuple(plan.noise_multiplier * factor for factor in noise_factors)
     steps = tuple(max(1, round(plan.steps * factor)) for factor in length_factors)
-    epsilons = tuple(
-        tuple(
-            spent(plan.event_with(noise, count), plan.delta, accountant).epsilon for count in steps
-        )
-        for noise in noises
-    )
+    epsilons = tuple(_over_lengths(plan, noise, steps) for noise in noises)
     per_epoch = plan.steps / plan.epochs
     return Trade(noises, steps, tuple(count / per_epoch for count in steps), epsilons)
+
+
+def _over_lengths(plan: Plan, noise: float, steps: Sequence[int]) -> tuple[float, ...]:
+    meter = Meter(plan.event_with(noise, max(steps)), plan.delta, plan.accountant)
+    return tuple(
+        plan.epsilon
+        if (noise, count) == (plan.noise_multiplier, plan.steps)
+        else meter.epsilon(plan.event_with(noise, count))
+        for count in steps
+    )

@@ -29,11 +29,13 @@ class Numbers:
     """The history as text.
 
     Attributes:
-        rows: step, epoch, test accuracy, epsilon.
+        rows: step, epoch, what was measured, epsilon.
+        measured: what that is.
         exact: step, training loss, mean norm, share clipped, examples drawn: not private.
         left_out: how many rows of the history are not in them.
     """
 
+    measured: str
     rows: list[list[str]]
     exact: list[list[str]]
     left_out: int
@@ -46,7 +48,11 @@ def figures(
     target = number(record.section("settings"), "epsilon")
     norm = number(record.section("bound"), "norm")
     return {
-        "accuracy": _over_steps(record, "test_accuracy", "Test accuracy", as_percent=True),
+        "accuracy": _over_steps(
+            record, "validation_perplexity", "Perplexity per character of the validation text"
+        )
+        if record.is_text
+        else _over_steps(record, "test_accuracy", "Test accuracy", as_percent=True),
         "epsilon": _over_steps(
             record,
             "epsilon",
@@ -87,11 +93,14 @@ def numbers(record: Record) -> Numbers:
     stride = -(-len(history) // _MOST_ROWS) or 1
     kept = history[::-1][::stride][::-1]
     return Numbers(
+        measured="validation perplexity" if record.is_text else "test accuracy",
         rows=[
             [
                 words.significant(number(row, "step")),
                 words.significant(number(row, "epoch"), 3),
-                words.percent(number(row, "test_accuracy"), 2),
+                words.significant(number(row, "validation_perplexity"))
+                if record.is_text
+                else words.percent(number(row, "test_accuracy"), 2),
                 words.rounded_up(number(row, "epsilon")),
             ]
             for row in kept

@@ -11,9 +11,9 @@ import numpy as np
 from deniable import words
 from deniable.accounting.ladder import ladder
 from deniable.accounting.slides import RUNGS
+from deniable.canvas import MUTED, figure_file
 from deniable.errors import SettingsError
 from deniable.events import Event
-from deniable.report.canvas import MUTED, figure_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

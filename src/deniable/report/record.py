@@ -71,6 +71,11 @@ class Record:
         return series[-1][1] if series else None
 
     @property
+    def is_text(self) -> bool:
+        """Whether a model of text was measured, by its perplexity."""
+        return bool(self.series("validation_perplexity"))
+
+    @property
     def shared_run(self) -> str | None:
         """The run's name in the ledger that it shares with others; None if it has its own."""
         shared = isinstance(self.values.get("ledger"), str)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deniable import words
+from deniable.canvas import INK, MUTED, figure_file
 from deniable.errors import SettingsError
 from deniable.plan import Plan
 from deniable.plan.trade import LENGTH_FACTORS, trade
-from deniable.report.canvas import INK, MUTED, figure_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ _LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 9, "labelcolor": MUTED}
 def draw_trade(plan: Plan, path: Path) -> None:
     """Draws what more noise buys and what more epochs cost, with the plan marked.
 
-    The trade of Boulif & Durand's figures 5 and 6; epsilon is that of the RDP accountant.
+    The trade of Boulif & Durand's figures 5 and 6, by the accountant of the plan.
 
     Args:
         plan: with some noise.
@@ -41,20 +41,19 @@ def draw_trade(plan: Plan, path: Path) -> None:
         raise SettingsError("A plan without noise has no finite epsilon: there is nothing to draw.")
     noises = trade(plan, np.geomspace(0.4, 3.0, POINTS).tolist(), LENGTH_FACTORS)
     lengths = trade(plan, NOISE_FACTORS, np.geomspace(0.05, 3.0, POINTS).tolist())
-    [[here]] = trade(plan, [1.0], [1.0]).epsilons
     with figure_file(path, (10.0, 4.6)) as figure:
         left, right = figure.subplots(1, 2, sharey=True, subplot_kw={"yscale": "log"})
         columns = np.array(noises.epsilons).T
         _curves(left, noises.noise_multipliers, columns,
                 [f"{words.significant(each, 3)} epochs" for each in noises.epochs],
-                (plan.noise_multiplier, here))  # fmt: skip
+                (plan.noise_multiplier, plan.epsilon))  # fmt: skip
         left.set_xlabel("noise multiplier")
         left.legend(**_LEGEND)
-        left.set_title(f"epsilon at delta {words.scientific(plan.delta)}, by RDP", loc="left",
-                       color=MUTED, fontsize=10)  # fmt: skip
+        title = f"epsilon at delta {words.scientific(plan.delta)}, by {plan.accountant.upper()}"
+        left.set_title(title, loc="left", color=MUTED, fontsize=10)
         _curves(right, lengths.epochs, np.array(lengths.epsilons),
                 [f"noise {words.significant(each, 3)}" for each in lengths.noise_multipliers],
-                (plan.epochs, here))  # fmt: skip
+                (plan.epochs, plan.epsilon))  # fmt: skip
         right.set_xlabel("epochs")
         right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), **_LEGEND)
 

@@ -28,9 +28,11 @@ class Moment:
     Attributes:
         step: how many steps were released.
         loss: the mean training loss since the last row of the history (NOT private).
-        accuracy: on the test set, as of the last row of the history.
+        accuracy: on the test set, as of the last row of the history; where there is a part for
+            validation, on that.
         epsilon: a bound on what was spent so far, and perhaps a few steps further.
         is_row: whether a row was just added to the history.
+        perplexity: of text, per character, where accuracy is measured.
     """
 
     step: int
@@ -38,6 +40,7 @@ class Moment:
     accuracy: float | None
     epsilon: float
     is_row: bool
+    perplexity: float | None = None
 
 
 Watch = Callable[[Moment], None]
@@ -90,9 +93,10 @@ def _fit(run: Run, watch: Watch) -> bool:
             if is_row:
                 add_row(run, live.recent())
                 model.train()
-            history = run.record["history"]
-            accuracy = history[-1]["test_accuracy"] if history else None
-            watch(Moment(private.steps, loss, accuracy, live.recent(), is_row))
+            row = run.record["history"][-1] if run.record["history"] else {}
+            of = "test" if run.validation is None else "validation"
+            accuracy, perplexity = row.get(f"{of}_accuracy"), row.get(f"{of}_perplexity")
+            watch(Moment(private.steps, loss, accuracy, live.recent(), is_row, perplexity))
 
             if stop.asked:
                 break
@@ -153,7 +157,7 @@ def add_statistics(tally: Tally, statistics: dict[str, float]) -> None:
 
 def add_row(run: Run, epsilon: float) -> None:
     """Evaluate, add a row to the history, and start a new tally."""
-    accuracy, loss = evaluate(run.model, *run.test)
+    measured = _measured(run)
     tally, steps = run.tally, run.private.steps
 
     def mean(total: float) -> float | None:
@@ -163,11 +167,10 @@ def add_row(run: Run, epsilon: float) -> None:
     run.record["history"].append(
         {
             "step": steps,
-            "epoch": steps / run.private.plan.steps_per_epoch,
+            "epoch": run.private.plan.epochs_after(steps),
             "epsilon": finite(epsilon),
             "train_loss": mean(tally.loss),
-            "test_accuracy": accuracy,
-            "test_loss": finite(loss),
+            **measured,
             "mean_norm": mean(tally.norm),
             "clip_fraction": mean(tally.clipped),
             "rows": tally.rows,
@@ -177,6 +180,23 @@ def add_row(run: Run, epsilon: float) -> None:
     )
     run.tally = Tally()
     run.folder.write(run.record)
+
+
+def _measured(run: Run) -> dict[str, float | None]:
+    """Accuracy and loss; of text also the perplexity per character, the exponential of the loss.
+
+    Where there is a part for validation, the test part is measured at the end alone.
+    """
+    found: dict[str, float | None] = {"test_accuracy": None, "test_loss": None}
+    parts = {} if run.validation is None else {"validation": run.validation}
+    if run.validation is None or run.private.steps == run.private.plan.steps:
+        parts["test"] = run.test
+    for name, (inputs, targets) in parts.items():
+        accuracy, loss = evaluate(run.model, inputs, targets)
+        found |= {f"{name}_accuracy": accuracy, f"{name}_loss": finite(loss)}
+        if targets.dim() > 1:
+            found[f"{name}_perplexity"] = finite(math.exp(min(loss, 700.0)))
+    return found
 
 
 def restate(run: Run) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -48,10 +49,12 @@ class Run:
         optimizer: an ordinary torch optimizer.
         private: the session that makes it private.
         train: inputs and targets that the guarantee is about.
-        test: inputs and targets that accuracy is measured on.
+        test: inputs and targets that accuracy is measured on; at the end alone, if there is a part
+            for validation.
         randomness: the state of torch's own generators (dropout), which is no secret.
         tally: sums since the last row of the history.
         seconds: the time in the loop so far, over all its interruptions.
+        validation: inputs and targets to choose settings by, where the data have such a part.
     """
 
     folder: RunFolder
@@ -65,6 +68,7 @@ class Run:
     randomness: list[Tensor]
     tally: Tally = field(default_factory=Tally)
     seconds: float = 0.0
+    validation: tuple[Tensor, Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -148,10 +152,12 @@ class Run:
         with replaced(self.folder.model) as file:
             file.write(safetensors.torch.save(weights))
         write_json(self.folder.claim, self.claim().to_json())
+        if self.private.canaries is not None:
+            with replaced(self.folder.canaries) as file:
+                file.write(safetensors.torch.save(_tensors(self.private.canaries.state())))
         last = self.record["history"][-1]
         self.record["results"] = {
-            "test_accuracy": last["test_accuracy"],
-            "test_loss": last["test_loss"],
+            **{name: last[name] for name in last if name.startswith(("test_", "validation_"))},
             **self.spent_json(),
         }
         self.record["status"] = "complete"
@@ -167,6 +173,10 @@ class Run:
             for device, state in zip(devices, self.randomness[1:], strict=True):
                 torch.cuda.set_rng_state(state, device)
             yield
+
+
+def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: torch.as_tensor(np.asarray(each)) for name, each in state.items()}
 
 
 def finite(value: float) -> float | None:

@@ -9,16 +9,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deniable import checkpoint
 from deniable.bounds import AdaptiveClip, AutomaticClip, Bound, Chain, Clip, PerLayerClip, Tanh
+from deniable.canaries import Canaries
 from deniable.data import Arrays, Dataset, Progress, load
 from deniable.errors import CheckpointError, DataError, LedgerError, SettingsError
 from deniable.ledger import Ledger
 from deniable.models import build, optimizer_for
-from deniable.plan import Plan
+from deniable.plan import Plan, Schedule
 from deniable.randomness import Streams
 from deniable.rows import fingerprint
 from deniable.runfolder import RunFolder
@@ -67,24 +69,34 @@ def begin(
             "Choose poisson, truncated-poisson, fixed-size or shuffled."
         )
     data = load_data(settings, progress)
+    device = device_for(settings)
+    model, optimizer = model_and_optimizer(settings, data, device)
+    examples, canaries = len(data.train.inputs), _canaries(settings, model)
+    # Canaries are members: the batches grow with them, so that everyone joins as often as without.
+    grown = 1 + (0 if canaries is None else len(canaries)) / examples
+    size, most = settings.batch_size, settings.max_batch_size
     plan = Plan(
-        examples=len(data.train.inputs),
-        batch_size=settings.batch_size,
+        examples=round(examples * grown),
+        batch_size=None if size is None else int(size * grown),  # never more often than without
         sampling=settings.sampling,
-        max_batch_size=settings.max_batch_size,
+        max_batch_size=None if most is None else round(most * grown),
         neighbouring=settings.neighbouring,
         epochs=settings.epochs,
         epsilon=settings.epsilon,
         noise_multiplier=settings.noise_multiplier,
         delta=settings.delta,
+        batch_schedule=_schedule(settings.batch_schedule),
+        noise_schedule=_schedule(settings.noise_schedule),
     )
-    device = device_for(settings)
     record: dict[str, Any] = {
         "run_id": uuid.uuid4().hex,
         "ledger": None if ledger is None else str(ledger.resolve()),
         "settings": settings.to_json(),
         "environment": _environment(device),
-        "data": {"name": data.name, "fingerprint": data.fingerprint, "examples": plan.examples},
+        "data": {"name": data.name, "fingerprint": data.fingerprint, "examples": examples},
+        "canaries": None
+        if canaries is None
+        else {"gradients": canaries.gradients, "examples": canaries.examples},
         "plan": plan.to_json(),
         "seeded": settings.seed is not None,
         "secure": settings.secure,
@@ -94,7 +106,6 @@ def begin(
         "history": [],
         "results": None,
     }
-    model, optimizer = model_and_optimizer(settings, data, device)
     record["model"] = {
         "name": settings.model,
         "parameters": sum(each.numel() for each in model.parameters()),
@@ -103,7 +114,7 @@ def begin(
     if ledger is not None and ledger.exists():
         _check_ledger(ledger, plan, data)
     folder.create(overwrite=overwrite)
-    return _attached(folder, settings, record, plan, data, model, optimizer, session)
+    return _attached(folder, settings, record, plan, data, model, optimizer, canaries, session)
 
 
 def resume(path: Path, progress: Progress | None = None, session: MakeSession = attach) -> Run:
@@ -154,7 +165,8 @@ def resume(path: Path, progress: Progress | None = None, session: MakeSession = 
             "another folder; what this one released stays spent."
         )
     model, optimizer = model_and_optimizer(settings, data, device)
-    run = _attached(folder, settings, record, plan, data, model, optimizer, session)
+    canaries = _canaries(settings, model)
+    run = _attached(folder, settings, record, plan, data, model, optimizer, canaries, session)
     if saved is not None:
         run.restore(saved)
     return run
@@ -180,7 +192,11 @@ def bound_for(settings: Settings) -> Bound:
 def model_and_optimizer(
     settings: Settings, data: Dataset, device: torch.device
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """What the settings train, on its device, once it was tried on two examples."""
+    """What the settings train, on its device, once it was tried on two examples.
+
+    Raises:
+        SettingsError: the model cannot compute these data.
+    """
     shape, streams = data.train.inputs.shape[1:], Streams(settings.seed)
     model = build(settings.model, shape, data.classes, streams).to(device)
     _check_fit(model, settings.model, data, device)
@@ -214,6 +230,7 @@ def _attached(
     data: Dataset,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    canaries: Canaries | None,
     session: MakeSession,
 ) -> Run:
     """The run at step 0; only a model that could be made private leaves a run.json."""
@@ -226,19 +243,65 @@ def _attached(
         run_id=record["run_id"],
         seed=settings.seed,
         secure=settings.secure,
+        canaries=canaries,
     )
     record["status"] = "running"
     record["bound"] = private.bound_settings
     folder.write(record)
     device = device_for(settings)
-    train, test = (tensors(each, device) for each in (data.train, data.test))
+    with_canaries = joined(data, settings, record["run_id"])
+    train, test = (tensors(each, device) for each in (with_canaries, data.test))
+    validation = None if data.validation is None else tensors(data.validation, device)
     randomness = seeded_randomness(settings.seed, device)
-    return Run(folder, settings, record, model, optimizer, private, train, test, randomness)
+    return Run(
+        folder,
+        settings,
+        record,
+        model,
+        optimizer,
+        private,
+        train,
+        test,
+        randomness,
+        validation=validation,
+    )
 
 
 def tensors(part: Arrays, device: torch.device) -> tuple[Tensor, Tensor]:
     """Inputs and targets on a device."""
     return torch.from_numpy(part.inputs).to(device), torch.from_numpy(part.targets).to(device)
+
+
+def _schedule(text: str | None) -> Schedule | None:
+    return None if text is None else Schedule.parse(text)
+
+
+def joined(data: Dataset, settings: Settings, run_id: str) -> Arrays:
+    """The training rows, followed by the audit's mislabelled ones.
+
+    A mislabelled row is one of the training rows, or of its symbols for text, with targets drawn
+    anew. Which they are is no secret; which of them are in is, and the run's canaries know it.
+    """
+    if not settings.mislabelled:
+        return data.train
+    generator = np.random.default_rng(list(run_id.encode()))
+    rows = generator.integers(len(data.train.inputs), size=settings.mislabelled)
+    inputs, targets = data.train.inputs[rows], data.train.targets[rows]
+    moved = generator.integers(1, data.classes, size=targets.shape)
+    return Arrays(
+        np.concatenate([data.train.inputs, inputs]),
+        np.concatenate([data.train.targets, (targets + moved) % data.classes]),
+    )
+
+
+def _canaries(settings: Settings, model: nn.Module) -> Canaries | None:
+    """The units of the run's audit; None where it is not audited."""
+    if not settings.audit:
+        return None
+    gradients = settings.canaries
+    if bound_for(settings).adapts:
+        gradients = gradients or 0  # they would lead it astray; `attach` refuses any
+    return Canaries(model, gradients, settings.mislabelled or 0, seed=settings.seed)
 
 
 def load_data(settings: Settings, progress: Progress | None = None) -> Dataset:

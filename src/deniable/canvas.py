@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deniable.errors import SettingsError
+from deniable.runfolder import replaced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +25,7 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": RULE,
     "grid.linewidth": 0.6,
     "xtick.color": MUTED,
@@ -38,7 +40,7 @@ def figure_file(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
     """A figure to draw on, which is in the file afterwards.
 
     Args:
-        path: the file to write; its ending says the form (.svg, .png, .pdf).
+        path: the file to replace, whole; its ending says the form (.svg, .png, .pdf).
         size: in inches.
 
     Raises:
@@ -59,4 +61,7 @@ def figure_file(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
         rcParams.update(_STYLE)
         figure = Figure(figsize=size, layout="constrained")
         yield figure
-        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+        # Neither a date nor a version: the same figure is the same file.
+        undated = {".svg": {"Date": None}, ".png": {"Software": None}}
+        with replaced(path) as file:
+            figure.savefig(file, format=path.suffix[1:], dpi=160, metadata=undated.get(path.suffix))
