@@ -56,7 +56,7 @@ def _swept(results: Results) -> dict[float, float]:
     found = {
         float(name.partition("=")[2]): results.accuracy(name)
         for name in results
-        if name.startswith("sigma=") and "," not in name
+        if name.startswith("sigma=")
     }
     if len(found) < 3:
         raise KeyError("sigma")
@@ -78,7 +78,7 @@ def _inverted(results: Results) -> Verdict:
 
 
 def _pretrained(results: Results) -> Verdict:
-    row, fixed = results["sigma=4, from pre-training"], results["sigma=4"]
+    row, fixed = results["from pre-training"], results["sigma=4"]
     return Verdict(
         row["accuracy"] >= fixed["accuracy"] - 0.01,
         f"{percent(row['accuracy'], 1)} with C = {row['clip_norm']:.3g} from pre-training on "
@@ -89,7 +89,7 @@ def _pretrained(results: Results) -> Verdict:
 
 
 def _equation_6(results: Results) -> Verdict:
-    row, once = results["sigma=4, noise per example"], results["sigma=4"]
+    row, once = results["noise per example"], results["sigma=4"]
     return Verdict(
         row["accuracy"] >= 0.93,
         f"{percent(row['accuracy'], 1)} at a guaranteed epsilon of {rounded_up(row['epsilon'])}; "
@@ -111,10 +111,10 @@ def _figure_4(results: Results, path: Path) -> None:
 
 def _sigmas(sigmas: tuple[float, ...]) -> dict[str, Training]:
     return {f"sigma={sigma:g}": _point(sigma, 2.0, EPOCHS) for sigma in sigmas} | {
-        "sigma=4, from pre-training": _point(4.0, 2.0, EPOCHS).but(
+        "from pre-training": _point(4.0, 2.0, EPOCHS).but(
             bound=Named("FromPretraining", data="fashion-mnist", norm=4.0)
         ),
-        "sigma=4, noise per example": _point(4.0, 2.0, EPOCHS / 6).but(
+        "noise per example": _point(4.0, 2.0, EPOCHS / 6).but(
             sampling="fixed-size",
             noise_per="example",
             features=Named("pca", components=60, noise_multiplier=7.0, neighbouring="replace"),
@@ -134,19 +134,24 @@ FIGURE_4 = Experiment(
         if "pre-training" not in name
     },
     claims=(
-        Claim("inverted", "Accuracy first rises with the noise scale, then falls", _inverted),
+        Claim(
+            "inverted",
+            "Accuracy first rises with the noise scale, then falls",
+            _inverted,
+            of="sigma=",
+        ),
         Claim(
             "pre-training",
             "A threshold from the statistics of a pre-trained model preserves accuracy",
             _pretrained,
-            of="sigma=4",
+            of="from pre-training",
         ),
         Claim(
             "equation-6",
             "Noise of N(0, sigma^2 C^2) on every example's gradient (equation 6) leaves the model "
             "usable",
             _equation_6,
-            of="sigma=4",
+            of="noise per example",
         ),
     ),
     draw=_figure_4,
@@ -251,12 +256,18 @@ def _pairs() -> dict[str, Training]:
     return {f"({sigma:g}, {epsilon:g})": _point(sigma, epsilon, EPOCHS) for sigma, epsilon in PAIRS}
 
 
-def _reached(name: str, theirs: float, results: Results) -> Verdict:
+def _reached(name: str, theirs: float, epsilon: float, results: Results) -> Verdict:
     row = results[name]
+    agrees, left = row["accuracy"] >= theirs, row["epsilon"] < 0.9 * epsilon
     return Verdict(
-        row["accuracy"] >= theirs,
+        agrees,
         f"{percent(row['accuracy'], 1)} after {row['epochs']:.0f} epochs, at epsilon "
         f"{rounded_up(row['epsilon'])}",
+        ""
+        if agrees or not left
+        else "The paper says neither how long it trained nor at which rate; here most of epsilon "
+        "was left. With settings chosen for it, this network reaches more than the paper's 94.2% "
+        "at epsilon 2: see [abadi.md](abadi.md).",
     )
 
 
@@ -285,8 +296,8 @@ def _baseline(results: Results) -> Verdict:
     return Verdict(
         abs(found - 0.968) <= 0.005,
         percent(found, 1),
-        "This network without noise reaches more; the paper gives the same 96.8% as the accuracy "
-        "at (2, 8).",
+        "After 30 epochs at the same rate. Trained for longer, this network reaches more: see "
+        "[abadi.md](abadi.md). The paper gives the same 96.8% as the accuracy at (2, 8).",
     )
 
 
@@ -332,7 +343,7 @@ FIGURE_6 = Experiment(
             Claim(
                 f"reached-{sigma:g}-{epsilon:g}",
                 f"(sigma, epsilon) = ({sigma:g}, {epsilon:g}): {percent(theirs, 1)}",
-                partial(_reached, f"({sigma:g}, {epsilon:g})", theirs),
+                partial(_reached, f"({sigma:g}, {epsilon:g})", theirs, epsilon),
                 of=f"({sigma:g}, {epsilon:g})",
             )
             for (sigma, epsilon), theirs in PAIRS.items()
