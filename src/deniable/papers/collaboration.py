@@ -142,7 +142,7 @@ def _member(rank: int, port: int, point: Together, plan_json: dict[str, Any], fo
         (folder / "result.json").write_text(json.dumps(found), encoding="utf-8")
         return
     for some, labels in private.batches((inputs, targets)):
-        F.cross_entropy(model(some), labels).backward()
+        F.cross_entropy(model(some), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
 
