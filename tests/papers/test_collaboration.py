@@ -18,11 +18,13 @@ POINT = Together(
 def test_workers_train_a_point_and_say_what_they_sent() -> None:
     told: list[float] = []
     whole = train(POINT, lambda share, _: told.append(share))
+    assert whole is not None
     assert whole["steps"] == 24 and whole["accuracy"] > 0.3
     assert whole["round_seconds"] > 0 and all(0 <= each <= 1 for each in told)
     parameters = 64 * 32 + 32 + 32 * 10 + 10
     assert whole["bytes_up"] == pytest.approx(2 * 4 * parameters, rel=0.05)
     tenth = train(POINT.but(mode="local", upload=0.1), lambda *_: None)
+    assert tenth is not None
     assert tenth["bytes_up"] < 0.2 * whole["bytes_up"]
     assert tenth["epsilon"] == pytest.approx(whole["epsilon"])
 

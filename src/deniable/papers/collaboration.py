@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 import statistics
 import tempfile
 import time
@@ -35,8 +36,8 @@ FIRST = 8  # rounds in which ways are still being tried
 SECONDS_BETWEEN_WORDS = 0.5
 
 
-def train(point: Together, watch: Watch, data_dir: Path | None = None) -> dict[str, Any]:
-    """The trained point as JSON values.
+def train(point: Together, watch: Watch, data_dir: Path | None = None) -> dict[str, Any] | None:
+    """The trained point as JSON values; None when Ctrl-C asked to stop before its end.
 
     Args:
         point: what to train.
@@ -65,9 +66,11 @@ def train(point: Together, watch: Watch, data_dir: Path | None = None) -> dict[s
             each.start()
         try:
             _follow(processes[0], folder, watch)
+        except KeyboardInterrupt:
+            return None
         finally:
             for each in processes:
-                each.join(10)
+                each.join(0 if processes[0].is_alive() else 10)
                 each.kill()
         if not (folder / "result.json").exists():
             raise CollaborationError(
@@ -120,6 +123,7 @@ def _follow(coordinator: BaseProcess, folder: Path, watch: Watch) -> None:
 
 def _member(rank: int, port: int, point: Together, plan_json: dict[str, Any], folder: Path) -> None:
     """What each process does: rank 0 coordinates."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started this process ends it
     torch.set_num_threads(1)
     inputs, targets = _read(folder, "train")
     model = network("mlp", inputs.shape[1:], 10, point.seed, hidden=point.hidden)
