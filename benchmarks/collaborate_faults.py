@@ -279,7 +279,11 @@ def main(
                     range(runs),
                 )
             )
-        found[f"{mode} {fault}"] = {"name": FAULTS[fault].name, "runs": [*map(asdict, outcomes)]}
+        found[f"{mode} {fault}"] = {
+            "name": FAULTS[fault].name,
+            "runs": [*map(asdict, outcomes)],
+            **machine.moment(),
+        }
         accuracies = [each.accuracy for each in outcomes if each.accuracy is not None]
         console.print(
             f"{mode} {fault}: {sum(each.ended for each in outcomes)} of {runs} ended, "
