@@ -91,7 +91,7 @@ FAULTS = {
     "undisturbed": Fault("no fault", 0.0, nothing),
     "worker-killed": Fault("a worker killed and started again", 0.04, worker_killed),
     "worker-stopped": Fault(
-        f"a worker stopped for {STOPPED_SECONDS:g} s", 0.15, worker_stopped
+        f"a worker stopped for {STOPPED_SECONDS:g} s", 0.4, worker_stopped
     ),
     "coordinator-killed": Fault("the coordinator killed and started again", 0.01,
                                 coordinator_killed),
@@ -279,7 +279,11 @@ def main(
                     range(runs),
                 )
             )
-        found[f"{mode} {fault}"] = {"name": FAULTS[fault].name, "runs": [*map(asdict, outcomes)]}
+        found[f"{mode} {fault}"] = {
+            "name": FAULTS[fault].name,
+            "runs": [*map(asdict, outcomes)],
+            **machine.moment(),
+        }
         accuracies = [each.accuracy for each in outcomes if each.accuracy is not None]
         console.print(
             f"{mode} {fault}: {sum(each.ended for each in outcomes)} of {runs} ended, "

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         one_run_probability,
         right_guesses,
     )
+    from deniable.audit.inversion import Inversion
     from deniable.audit.mechanism import (
         Mechanism,
         noise_again,
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
         sensitivity_of,
         step_of,
     )
+    from deniable.audit.membership import Candidates, membership_inference
     from deniable.audit.one_run import example_canaries, gradient_canaries
+    from deniable.audit.roc import Roc
+    from deniable.audit.shadows import Shadows, train_shadows
     from deniable.audit.tradeoff import (
         gaussian_delta,
         gaussian_epsilon,
@@ -40,10 +44,14 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Audit": "findings",
+    "Candidates": "membership",
     "Family": "estimators",
     "Finding": "findings",
+    "Inversion": "inversion",
     "LowerBound": "estimators",
     "Mechanism": "mechanism",
+    "Roc": "roc",
+    "Shadows": "shadows",
     "audit": "gate",
     "example_canaries": "one_run",
     "from_one_run": "guesses",
@@ -55,6 +63,7 @@ _HOME = {
     "gradient_canaries": "one_run",
     "guesses_for": "guesses",
     "least_false_positives": "tradeoff",
+    "membership_inference": "membership",
     "noise_again": "mechanism",
     "one_run_probability": "guesses",
     "one_step": "mechanism",
@@ -63,14 +72,19 @@ _HOME = {
     "sampling_of": "drawing",
     "sensitivity_of": "mechanism",
     "step_of": "mechanism",
+    "train_shadows": "shadows",
 }
 
 __all__ = [
     "Audit",
+    "Candidates",
     "Family",
     "Finding",
+    "Inversion",
     "LowerBound",
     "Mechanism",
+    "Roc",
+    "Shadows",
     "audit",
     "example_canaries",
     "from_one_run",
@@ -82,6 +96,7 @@ __all__ = [
     "gradient_canaries",
     "guesses_for",
     "least_false_positives",
+    "membership_inference",
     "noise_again",
     "one_run_probability",
     "one_step",
@@ -90,6 +105,7 @@ __all__ = [
     "sampling_of",
     "sensitivity_of",
     "step_of",
+    "train_shadows",
 ]
 
 

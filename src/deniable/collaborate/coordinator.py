@@ -16,7 +16,7 @@ from torch.distributed import Store
 from deniable import words
 from deniable.bounds import Bound
 from deniable.collaborate import parts
-from deniable.collaborate.links import Broken, Message
+from deniable.collaborate.links import Broken, Message, Waited
 from deniable.collaborate.modes import Local, Mode, Shares
 from deniable.collaborate.packing import packed
 from deniable.collaborate.peers import Peer, Peers
@@ -197,6 +197,7 @@ class Coordinator:
             peer.asked = self._asked
             peer.ask(message)
         self.session.prepare(self._release_of(len(asked))[0])
+        self.session.draw_ahead()
         self._save_if_due()
         found = self._collect(asked, started + self._patience)
         missing = tuple(slot for slot in asked if slot not in found)
@@ -288,7 +289,7 @@ class Coordinator:
         Raises:
             CollaborationError: nobody came in time.
         """
-        limit = time.monotonic() + self._absence
+        waited = Waited(self._absence, 2.0)
         first = time.monotonic() + self._patience
         while not self._everybody() and (
             self._asked == 0 or not any(each.idle for each in self._peers.present.values())
@@ -299,10 +300,10 @@ class Coordinator:
                 self._share_out()
             if some and now >= first:
                 return
-            if now >= limit:
+            if waited.is_enough():
                 raise CollaborationError(self._nobody())
-            until = limit if now >= first else first
-            arrived = self._peers.next(min(until - now, 1.0))
+            until = first - now if now < first else 1.0
+            arrived = self._peers.next(min(until, 1.0))
             if arrived is not None:
                 self._take(*arrived)
             if len(self._spent_up) == self.workers:

@@ -16,7 +16,7 @@ from deniable.bounds import Bound
 from deniable.claim import Claim
 from deniable.collaborate import parts
 from deniable.collaborate.coordinator import terms
-from deniable.collaborate.links import WORKER, Broken, Link, Message
+from deniable.collaborate.links import MEET_SECONDS, WORKER, Broken, Link, Message, Waited
 from deniable.collaborate.modes import Central, Local, Mode
 from deniable.collaborate.packing import unpacked
 from deniable.collaborate.sessions import HandsOver
@@ -180,12 +180,12 @@ class Worker:
 
     def _download(self) -> bool:
         """Send what is owed, wait to be asked, and take over the parameters; False at the end."""
-        since = time.monotonic()
+        waited = Waited(self._absence, MEET_SECONDS + 1)
         while True:
             if self._link is None:
                 if self._store_says_over():
                     return False
-                self._join(since)
+                self._join(waited)
                 continue
             try:
                 owed, self._owed = self._owed, None
@@ -197,7 +197,7 @@ class Worker:
             except Broken:
                 self._drop()
                 continue
-            since = time.monotonic()
+            waited = Waited(self._absence, MEET_SECONDS + 1)
             match message.says["kind"]:
                 case "round":
                     self._take_over(message)
@@ -275,13 +275,13 @@ class Worker:
 
     # -- coming and going -----------------------------------------------------------------------
 
-    def _join(self, since: float) -> None:
+    def _join(self, waited: Waited) -> None:
         """Ask for a link until there is one.
 
         Raises:
             CollaborationError: nobody answers.
         """
-        if time.monotonic() - since > self._absence:
+        if waited.is_enough():
             raise CollaborationError(
                 f"Worker {self.worker} reached no coordinator for "
                 f"{words.duration(self._absence)}. What it uploaded is on record; start it again "
