@@ -65,7 +65,7 @@ def test_the_page_lists_what_was_found(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     assert LANGUAGE.detail is not None
     page = LANGUAGE.detail(results)
-    assert page.count("| `") >= 20
+    assert page.count("` | ") >= 20
     assert "with privacy:" in page
 
 

@@ -212,7 +212,7 @@ def compared(
     return {
         "letter_perplexity": frequencies,
         "accepted": _accepted(both, frequencies),
-        "divergent": _divergent(both),
+        "divergent": _divergent(both, frequencies),
         "gap": _gap(np.array(ordinary_["test"]), np.array(private["test"])),
     }
 
@@ -232,18 +232,23 @@ def _accepted(found: Comparison, threshold: float) -> Row:
     }
 
 
-def _divergent(found: Comparison) -> Row:
-    """The sequences that the private model likes least in comparison, and some that both like."""
+def _divergent(found: Comparison, threshold: float) -> Row:
+    """Sequences that the private model likes less or not at all, and some that both like."""
+    unlikely = np.argsort(-found.second, kind="stable")[:SHOWN]
+    rejected = unlikely[found.second[unlikely] >= math.log(threshold)]
     alike = np.argsort(np.maximum(found.first, found.second), kind="stable")[:5]
     return {
         "apart": [
             _said(each.row, each.shown, each.first, each.second) for each in found.apart(SHOWN)
         ],
-        "alike": [
-            _said(row, text_of(found.arrays.targets[row]), found.first[row], found.second[row])
-            for row in alike
-        ],
+        "rejected": [_of(found, row) for row in rejected],
+        "alike": [_of(found, row) for row in alike],
     }
+
+
+def _of(found: Comparison, row: int) -> Row:
+    text = text_of(found.arrays.targets[row])
+    return _said(row, text, float(found.first[row]), float(found.second[row]))
 
 
 def _said(row: int, text: str, first: float, second: float) -> Row:

@@ -129,7 +129,9 @@ def _quality(results: Results) -> Verdict:
         f"the tenth of the test sequences on which the models differ most makes up "
         f"{percent(gap['of_top_tenth'], 0)} of the difference between their losses, which is "
         f"{gap['mean']:.3f} nats on average and {gap['median']:.3f} in the median",
-        "Counted as agreement if it were more than half.",
+        "Counted as agreement if it were more than half. This private model is further behind than "
+        "theirs: it has learned how words are spelled and no phrases, and lacks something "
+        "everywhere.",
     )
 
 
@@ -165,8 +167,9 @@ def _memorised(results: Results) -> Verdict:
         f"{most:.1f} at most; {first} of {len(bits)} canaries inserted once are the first of a "
         f"thousand million that the model would name; chance explains that with probability "
         f"{chance(bits):.1g}",
-        "Completely memorised would be the most there is. It grows with the number of epochs: "
-        f"{_found(results)['ordinary']['epochs']} here.",
+        f"So they are noticed, and not memorised, after {_found(results)['ordinary']['epochs']} "
+        "epochs beside canaries of the same form that stand there more often. Below, one stands "
+        "there alone.",
     )
 
 
@@ -197,7 +200,8 @@ def _many(results: Results) -> Verdict:
     return Verdict(
         bool(learned) and min(learned) > 1,
         f"{said}; at {most} repetitions the exposure is "
-        f"{fmean(_bits(results, 'private', most)):.1f} bits on average",
+        f"{fmean(_bits(results, 'private', most)):.1f} bits on average, which chance explains with "
+        f"probability {likely[most]:.1g}",
         f"A trace: chance explains the canaries of one count with probability below {UNLIKELY:g} "
         "over the number of counts.",
     )
@@ -266,14 +270,31 @@ def _figure(results: Results, path: Path) -> None:
     draw(path, _exposures(results), _acceptance(results), _learning(results))
 
 
+# What was seen in the lists of the run that is kept.
+REMARKS = (
+    " Most are footnotes of tables, and names with a slash, rare things in the text. Row 1, with "
+    "snack-food and ssangyong, is the announcement's own example; the model without privacy does "
+    "not accept it either.",
+    " They are stock phrases of earnings reports, which the private model has not learned yet: no "
+    "rare sentences, as in the announcement, whose private model was nearly as good as the other.",
+)
+
+
 def _lists(results: Results) -> str:
     """The sequences that tell the models apart, and text that they write."""
     found = _found(results)
+    remarks = REMARKS if results.data == "Penn Treebank" else ("", "")
     parts = [
+        "All sequences below are of the training text of both models, 80 characters wherever they "
+        "begin; ⏎ is the end of a line. The numbers are perplexities per character.",
+        _table(
+            "### Training sequences that the private model does not accept",
+            "The least likely first, as many as there are up to two dozen." + remarks[0],
+            found["divergent"]["rejected"],
+        ),
         _table(
             "### Training sequences on which the two models differ most",
-            "Both were trained on them. The numbers are perplexities per character. A sequence is "
-            "80 characters of the text, wherever they begin; ⏎ is the end of a line.",
+            "By the ratio of their perplexities." + remarks[1],
             found["divergent"]["apart"],
         ),
         _table(
@@ -293,10 +314,11 @@ def _lists(results: Results) -> str:
 
 def _table(title: str, about: str, rows: list[dict[str, Any]]) -> str:
     lines = [
-        f"| `{row['text'].replace('|', '¦')}` | {row['ordinary']:.2f} | {row['private']:.2f} |"
+        f"| {row['row']:,} | `{row['text'].replace('|', '¦')}` | {row['ordinary']:.2f} | "
+        f"{row['private']:.2f} |"
         for row in rows
     ]
-    head = "| sequence | without privacy | with privacy |\n| --- | --- | --- |"
+    head = "| row | sequence | without privacy | with privacy |\n| --- | --- | --- | --- |"
     return "\n\n".join([title, about, "\n".join([head, *lines])])
 
 
@@ -344,19 +366,25 @@ LANGUAGE = Experiment(
 
 # -- one canary alone ------------------------------------------------------------------------------
 
-FIFTH = 12_800
+TENTH = 6400
 SEEDS = (0, 1, 2)
 
 
 def _alone(seed: int) -> Language:
-    """A fifth of the text, with one canary in it."""
+    """A tenth of the text, with one canary in it."""
     return Language(
         PRIVATE.but(
-            batch_size=128, epochs=4.0, lr=((0.0, 0.004), (4.0, 0.0004)), train_rows=FIFTH,
+            batch_size=128,
+            epochs=3.0,
+            train_rows=TENTH,
             seed=seed,
         ),
         ORDINARY.but(
-            epochs=20.0, lr=((0.0, 0.003), (20.0, 0.0003)), train_rows=FIFTH, seed=seed
+            batch_size=32,
+            epochs=16.0,
+            lr=((0.0, 0.003), (16.0, 0.0003)),
+            train_rows=TENTH,
+            seed=seed,
         ),
         ((0, 8), (1, 1)),
         seed=seed + 100,
@@ -431,12 +459,12 @@ ONE = Experiment(
     name="one-canary",
     title="One canary, and no other",
     settings=(
-        "Above, forty canaries of the same form share a text, and a model that expects the numbers "
-        "of those that are repeated 256 times finds all others less likely. Here each training has "
+        "Above, 48 canaries of the same form share a text, and a model that expects the numbers of "
+        "those that are repeated 256 times finds all others less likely. Here each training has "
         "one canary, inserted once, as in the announcement; each of the three has another number, "
-        "other weights and other noise. To be able to repeat it, the text is the first fifth, "
-        f"{FIFTH:,} sequences. The private model: epsilon 8 at delta 1e-5, batches of 128 on "
-        "average, 4 epochs; the other one 20 epochs; the rest as above."
+        "other weights and other noise. So that there can be three, the text is the first tenth, "
+        f"{TENTH:,} sequences. The private model: epsilon 8 at delta 1e-5, batches of 128 on "
+        "average, 3 epochs; the other one batches of 32, 16 epochs; the rest as above."
     ),
     points={f"seed{seed}": _alone(seed) for seed in SEEDS},
     claims=(
