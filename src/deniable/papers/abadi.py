@@ -79,7 +79,7 @@ def _at_least(label: str, theirs: float, why: str, results: Results) -> Verdict:
     if epsilon is not None:
         said += f", at epsilon {rounded_up(epsilon)}"
     for others, accuracy in results[names[0]].get("also", {}).items():
-        said += f"; {percent(accuracy)} on the {others}"
+        said += f"; {others}: {percent(accuracy)}"
     # The paper prints whole percents, and its baseline with one decimal.
     return Verdict(
         ours >= theirs - 5e-4 if label.endswith("baseline") else ours >= theirs, said, why
