@@ -35,7 +35,7 @@ MNIST = {
         bound=Named("Clip", norm=0.1), features=_components(60, 12.0),
     ),
     "baseline": Training(
-        "mnist", _network(1000), LOT, epochs=100, lr=((0.0, 1.0), (100.0, 0.05)),
+        "mnist", _network(1000), LOT, epochs=60, lr=((0.0, 1.0), (60.0, 0.05)),
         noise_multiplier=0.0,
         bound=Named("Clip", norm=1e6), features=_components(60, 0.0),
     ),
@@ -52,12 +52,12 @@ CIFAR_THEIRS = {"8": 0.73, "2": 0.67}
 def _cifar(epsilon: float, epochs: int, start: float, end: float) -> Training:
     return Training(
         "cifar10", Named("linear"), 8192, epochs, ((0.0, start), (float(epochs), end)),
-        epsilon=epsilon, bound=Named("Clip", norm=0.1), momentum=0.9,
+        epsilon=epsilon, bound=Named("Clip", norm=13.0), momentum=0.9,
         features=Named("patches", filters=512, groups=32), held_out=5000, rows=1024, cost=3.0,
     )  # fmt: skip
 
 
-CIFAR = {"8": _cifar(8.0, 60, 8.0, 0.8), "2": _cifar(2.0, 30, 8.0, 0.8)}
+CIFAR = {"8": _cifar(8.0, 60, 0.06, 0.006), "2": _cifar(2.0, 20, 0.036, 0.0036)}
 
 
 def _seeds(label: str, results: Results) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ def _at_least(label: str, theirs: float, why: str, results: Results) -> Verdict:
     if epsilon is not None:
         said += f", at epsilon {rounded_up(epsilon)}"
     for others, accuracy in results[names[0]].get("also", {}).items():
-        said += f"; {percent(accuracy)} on the {others}"
+        said += f"; {others}: {percent(accuracy)}"
     # The paper prints whole percents, and its baseline with one decimal.
     return Verdict(
         ours >= theirs - 5e-4 if label.endswith("baseline") else ours >= theirs, said, why
@@ -138,8 +138,8 @@ TABLE = Experiment(
         "better bargain. A first table with 60 epochs came to 96.7% on the test set; the length "
         "was then set to 400 epochs, the next step in that direction, which was not tried on "
         "held-out rows. And a first baseline, at the constant rate 0.1, came to 98.1% on the test "
-        "set; its rate was then chosen again, on held-out rows, where one that falls from 1 gave "
-        "98.3% and 0.1 gave 97.4%, after 60 epochs.\n\n"
+        "set after 100 epochs; its rate was then chosen again, on held-out rows, where after 60 "
+        "epochs one that falls from 1 gave 98.3% and 0.1 gave 97.4%.\n\n"
         "CIFAR-10: the authors train the upper layers of a network whose convolutions come from "
         "public images, of CIFAR-100. Here one linear layer stands on features that no private row "
         "chose: soft-thresholded responses to 512 whitened patches of the two photographs that "
@@ -148,12 +148,13 @@ TABLE = Experiment(
         "that on the last 5,000. It stands beside that on the test images: of the copy that was "
         "used here the first 1,000 of these are lossless, as all training images are, and the "
         "others are not. One seed. Features, epochs and rate were chosen by training on the first "
-        "40,000 training images and measuring on the next 5,000, at epsilon 8 but for the last "
-        "step. A linear layer on normalised scattering features (Tramer & Boneh, 2021) came to 63% "
-        "there; on patches to 66%, to 68% with a higher threshold, to 69% with batches of 8,192 in "
-        "place of 4,096 and 40 epochs, to 70% with the root of each response, and to 72% with the "
-        "mirror images. Patches of the images at half their size, and scales taken from the "
-        "photographs, added nothing."
+        "40,000 training images and measuring on the next 5,000, in some thirty trainings; what "
+        "that tells of these rows is not in epsilon either. At epsilon 8 a linear layer on "
+        "normalised scattering features (Tramer & Boneh, 2021) came to 63% there, and one on "
+        "patches to 66%; to 68% with a higher threshold, to 69% with 40 epochs of batches of 8,192 "
+        "in place of 15 of 4,096, to 70% with the root of each response, and to 72% with the "
+        "mirror images, at which twice the patches added nothing. Nor did patches of the images at "
+        "half their size; standardising by the photographs made it worse."
     ),
     points={
         f"mnist-{label}-seed{seed}": point.but(seed=seed)

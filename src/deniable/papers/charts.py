@@ -124,11 +124,12 @@ class Bars:
             heights = [0.0 if share is None else share for share in shares]
             bars = axes.bar(at, heights, width * 0.94, color=_BARS[position % 4], label=label)
             said = ["" if share is None else f"{100 * share:.1f}%" for share in shares]
-            axes.bar_label(bars, said, padding=2, fontsize="small")
+            axes.bar_label(bars, said, padding=2, fontsize="x-small")
         axes.grid(visible=False, axis="x")
         axes.set_xticks(range(len(self.groups)), self.groups)
         axes.set(ylabel=self.y, title=self.title, ylim=(self.start, 1.0 + 0.2 * (1 - self.start)))
-        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%" if share <= 1 else "")
+        axes.set_yticks([each for each in axes.get_yticks() if self.start <= each <= 1])
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
         axes.legend(fontsize="small", frameon=False, ncols=len(self.series), loc="upper center")
 
 

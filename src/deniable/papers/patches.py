@@ -95,7 +95,8 @@ def _filters(count: int, seed: int) -> Tensor:
     structured = patches[patches.square().mean(-1) > STRUCTURED]
     drawn = structured[torch.randperm(len(structured), generator=generator)[:count]]
     filters = nn.functional.normalize(drawn.double() @ whitening)
-    return (whitening @ filters.T).float()
+    both: Tensor = whitening @ filters.T
+    return both.float()
 
 
 def _photographed(generator: torch.Generator) -> Tensor:
