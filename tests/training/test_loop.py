@@ -166,7 +166,7 @@ def test_accuracy_of_sequences_counts_positions() -> None:
 
 @pytest.mark.parametrize(("steps", "per_epoch"), [(1, 1), (300, 1), (3510, 234), (5, 234), (41, 2)])
 def test_the_history_has_few_rows_at_whole_epochs(steps: int, per_epoch: int) -> None:
-    every = loop._row_every(steps, per_epoch)
+    every = loop.row_every(steps, per_epoch)
     assert every % per_epoch == 0
     assert steps / every <= loop.HISTORY_ROWS
 
