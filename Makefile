@@ -21,8 +21,8 @@ help:  ## Say what there is
 
 setup: $(VENV)/.installed  ## Install into .venv (every other target does this by itself)
 
-demo: $(VENV)/.installed  ## Train privately on handwritten digits at epsilon 3, and write a report
-	@$(BIN)/deniable train --data digits --epsilon 3 --delta 1e-5 --out runs/demo --overwrite $(SEEDED)
+demo: $(VENV)/.installed  ## Train privately on handwritten digits at epsilon 3, audit that, and report
+	@$(BIN)/deniable train --data digits --epsilon 3 --delta 1e-5 --audit --out runs/demo --overwrite $(SEEDED)
 
 test: $(VENV)/.installed  ## Run every test
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --quiet
@@ -32,7 +32,7 @@ check: $(VENV)/.installed  ## Lint, format, types, layers, and the documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(ONE_THREAD) $(BIN)/python -m pytest --quiet --doctest-modules --doctest-glob='*.md' src README.md docs/privacy.md docs/accounting.md docs/sampling.md docs/bounds.md docs/ledger.md docs/models.md
+	$(ONE_THREAD) $(BIN)/python -m pytest --quiet --doctest-modules --doctest-glob='*.md' src README.md docs/privacy.md docs/accounting.md docs/sampling.md docs/bounds.md docs/ledger.md docs/models.md docs/audit.md docs/attacks.md
 	$(ONE_THREAD) $(BIN)/python -m pytest --quiet tests/test_documentation.py tests/test_pitfalls.py
 
 docs: $(VENV)/.installed  ## Write again what the pages repeat of the code: commands, names, tests

@@ -44,6 +44,7 @@ MODULES = (
     "deniable.scaling",
     "deniable.gradients",
     "deniable.bounds",
+    "deniable.canaries",
     "deniable.noise",
     "deniable.optimizers",
     "deniable.randomness",
@@ -56,6 +57,8 @@ MODULES = (
     "deniable.data",
     "deniable.models",
     "deniable.training",
+    "deniable.audit",
+    "deniable.collaborate",
     "deniable.settings",
     "deniable.checkpoint",
     "deniable.runfolder",
@@ -165,6 +168,8 @@ def public_names(module: ModuleType) -> Iterator[tuple[str, Any]]:
         ]
     for name in names:
         value = getattr(module, name)
+        if inspect.ismodule(value) and callable(value):
+            value = getattr(value, name)  # a package that is a function too
         if inspect.isclass(value) or inspect.isroutine(value):
             yield name, value
 

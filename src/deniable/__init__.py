@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         PerLayerClip,
         Tanh,
     )
+    from deniable.canaries import Canaries
     from deniable.claim import Claim
     from deniable.collaborate import Central, Local, Shares, collaborate
     from deniable.errors import DeniableError
@@ -43,6 +44,7 @@ _HOME = {
     "Augmented": "grouping",
     "AutomaticClip": "bounds",
     "Bound": "bounds",
+    "Canaries": "canaries",
     "Central": "collaborate",
     "Chain": "bounds",
     "Checked": "isolation",
@@ -77,6 +79,7 @@ __all__ = [
     "Augmented",
     "AutomaticClip",
     "Bound",
+    "Canaries",
     "Central",
     "Chain",
     "Checked",

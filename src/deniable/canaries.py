@@ -59,6 +59,7 @@ class Canaries:
         seed: of the coins and places; of the operating system if not given.
         inside: the coins, where they are to be other than fair: an audit of one step knows both
             worlds. Fair ones from the stream "audit" if not given.
+        of_each: in place of `gradients`: so many in each parameter, or all that it has room for.
 
     Attributes:
         gradients: how many gradient canaries.
@@ -68,6 +69,7 @@ class Canaries:
             deviations of the noise: larger where it is in.
         replaced: whether one that is out has another in its place, with the opposite gradient: the
             worst case of the relation "replace". `attach` says it.
+        steers: whether a bound that adapts may follow them; else `attach` refuses such a bound.
 
     Raises:
         AttachError: more gradient canaries than coordinates, or fewer than none.
@@ -85,11 +87,14 @@ class Canaries:
         *,
         seed: int | None = None,
         inside: NDArray[np.bool_] | None = None,
+        of_each: int | None = None,
     ) -> None:
         shapes = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        coordinates = sum(each.numel() for each in shapes.values())
+        if of_each is not None:
+            gradients = sum(min(of_each, each.numel()) for each in shapes.values())
         self.gradients = suggested(model) if gradients is None else gradients
         self.examples = examples
-        coordinates = sum(each.numel() for each in shapes.values())
         if not 0 <= self.gradients <= coordinates or examples < 0:
             raise AttachError(
                 f"An audit of this model can have 0 to {coordinates:,} gradient canaries, one for "
@@ -99,10 +104,16 @@ class Canaries:
         generator = Streams(seed).numpy("audit")
         fair = generator.random(examples + self.gradients) < 0.5
         self.inside = fair if inside is None else np.asarray(inside, dtype=bool)
-        self._where = generator.choice(coordinates, self.gradients, replace=False)
+        sizes = [each.numel() for each in shapes.values()]
+        if of_each is None:
+            self._where = generator.choice(coordinates, self.gradients, replace=False)
+        else:
+            starts = np.cumsum([0, *sizes[:-1]])
+            chosen = [generator.choice(n, min(n, of_each), replace=False) for n in sizes]
+            self._where = np.concatenate([a + b for a, b in zip(starts, chosen, strict=True)])
         self._signs = generator.choice([-1.0, 1.0], self.gradients)
         self.scores = np.zeros(self.gradients)
-        self.replaced = False
+        self.replaced = self.steers = False
         self._sizes = {name: each.numel() for name, each in shapes.items()}
         self._devices = {name: each.device for name, each in shapes.items()}
         self._place()
@@ -274,27 +285,35 @@ class Joined:
         batch = self.gradients.norms()
         return torch.cat([batch, self._kept(batch.new_full((self._count,), NORM))])
 
-    def weighted_sum(self, weights: Weights) -> dict[str, Tensor]:
-        """See `Gradients.weighted_sum`."""
+    def weighted_sums(self, weights: Weights) -> Iterator[tuple[str, Tensor]]:
+        """See `Gradients.weighted_sums`."""
         n = self.gradients.units
-        if isinstance(weights, Tensor):
-            sums = self.gradients.weighted_sum(weights[:n])
-        else:
-            sums = self.gradients.weighted_sum({name: each[:n] for name, each in weights.items()})
-        for name, place in self._places.items():
-            of_canaries = self._kept((weights if isinstance(weights, Tensor) else weights[name])[n:])
+        of_batch: Weights = (
+            weights[:n]
+            if isinstance(weights, Tensor)
+            else {name: each[:n] for name, each in weights.items()}
+        )
+        for name, total in self.gradients.weighted_sums(of_batch):
+            place = self._places.get(name)
+            if place is None:
+                yield name, total
+                continue
+            of_units = weights if isinstance(weights, Tensor) else weights[name]
+            of_canaries = self._kept(of_units[n:])
             chosen = of_canaries[place.canaries.to(of_canaries.device)].to(place.signs.device)
-            flat = sums[name].flatten().clone()
+            flat = total.flatten().clone()
             flat.index_add_(0, place.coordinates, (chosen * place.signs * NORM).to(flat.dtype))
-            sums[name] = flat.view(sums[name].shape)
-        return sums
+            yield name, flat.view(total.shape)
 
     def stream(self, name: str) -> Iterator[tuple[slice, Tensor]]:
         """See `Gradients.stream`."""
-        yield from self.gradients.stream(name)
+        n = self.gradients.units
+        for units, of_batch in self.gradients.stream(name):
+            start = units.start or 0
+            yield slice(start, start + len(of_batch)), of_batch  # it may end beyond the batch
         if name not in self._places:
             return
-        place, like, n = self._places[name], self.parameters[name], self.gradients.units
+        place, like = self._places[name], self.parameters[name]
         values = self._kept(torch.full((self._count,), NORM, device=like.device))
         first, count = int(place.canaries[0]), len(place.canaries)
         at_once = units_at_once(like.numel(), like.device)
@@ -302,7 +321,7 @@ class Joined:
             some = slice(start, min(count, start + at_once))
             rows = slice(n + first + some.start, n + first + some.stop)
             dtype = torch.promote_types(like.dtype, torch.float32)
-            dense = torch.zeros(some.stop - some.start, like.numel(), dtype=dtype, device=like.device)
+            dense = like.new_zeros(some.stop - some.start, like.numel(), dtype=dtype)
             signed = (values[first:][some] * place.signs[some]).to(dtype)
             dense.scatter_(1, place.coordinates[some, None], signed[:, None])
             yield rows, dense.view(-1, *like.shape)
@@ -314,4 +333,6 @@ class Joined:
         return Joined(self.gradients.only(keep[:n]), self._places, self._count, mine)
 
     def _kept(self, values: Tensor) -> Tensor:
-        return values if self._keep is None else torch.where(self._keep.to(values.device), values, 0)
+        return (
+            values if self._keep is None else torch.where(self._keep.to(values.device), values, 0)
+        )

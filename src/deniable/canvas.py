@@ -25,6 +25,7 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": RULE,
     "grid.linewidth": 0.6,
     "xtick.color": MUTED,
@@ -60,8 +61,7 @@ def figure_file(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
         rcParams.update(_STYLE)
         figure = Figure(figsize=size, layout="constrained")
         yield figure
-        form = path.suffix[1:]
+        # Neither a date nor a version: the same figure is the same file.
+        undated = {".svg": {"Date": None}, ".png": {"Software": None}}
         with replaced(path) as file:
-            figure.savefig(
-                file, format=form, dpi=160, metadata={"Date": None} if form == "svg" else None
-            )
+            figure.savefig(file, format=path.suffix[1:], dpi=160, metadata=undated.get(path.suffix))

@@ -140,6 +140,8 @@ class PrivateSession:
         plan: the plan that is followed.
         steps: how many logical batches were released.
         budget: the epsilon at which the run ends, if its plan does not end before.
+        at_once: how many steps are recorded at once, ahead of their releases: what a crash may
+            overstate.
     """
 
     def __init__(
@@ -156,11 +158,10 @@ class PrivateSession:
         seed: int | None,
         secure: bool,
         canaries: Canaries | None = None,
-        block: int = BLOCK,
         about: Mapping[str, Any] | None = None,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        self.plan, self.steps, self.budget = plan, 0, budget
+        self.plan, self.steps, self.budget, self.at_once = plan, 0, budget, BLOCK
         room = _room(plan, budget)
         self.seeded, self.secure = seed is not None, secure
         self._bound, self._unit, self._optimizer = bound, unit, optimizer
@@ -208,7 +209,6 @@ class PrivateSession:
                 },
                 neighbouring=plan.neighbouring,
                 unit=unit.protects,
-                block=block,
             )
         )
         self._meter = Meter(plan.event, plan.delta, plan.accountant, plan.epsilon)
@@ -218,6 +218,7 @@ class PrivateSession:
         self._unstepped = False
         self._summed = 0
         self._releasing, self._detached = False, False
+        self._ahead: dict[int, PoissonSampledEvent] = {}
         self._sums: dict[str, Tensor] | None = None
         self._moved_by: Sensitivity | None = None
         self._observed: list[Observed] = []
@@ -514,22 +515,31 @@ class PrivateSession:
 
     # -- steps ahead and behind ----------------------------------------------------------------
 
-    def prepare(self) -> None:
+    def prepare(self, event: PoissonSampledEvent | None = None) -> None:
         """Make the record of the next step durable now, so that its release need not wait for it.
 
         For batches that are drawn independently of each other (Poisson). A step that is prepared
         and never released stays recorded until the run is settled.
+
+        Args:
+            event: what it will be, if not what the plan says.
         """
         if self.steps < self.ends_at:
-            phase = self.plan.at(self.steps)
-            self._run.prepare(self.next_event, alike=phase.stop - self.steps)
+            self._run.prepare(event or self.next_event, self._alike())
+
+    def _alike(self) -> int:
+        """How many steps may be recorded at once from here on."""
+        return min(self.at_once, self.plan.at(self.steps).stop - self.steps)
 
     @property
     def next_event(self) -> PoissonSampledEvent:
         """What the next step of a plan with Poisson sampling releases."""
-        [(event, _)] = singles(self.plan.part(self.steps, self.steps + 1))
-        assert isinstance(event, PoissonSampledEvent), "only Poisson batches are known beforehand"
-        return event
+        phase = self.plan.at(self.steps)
+        if phase.start not in self._ahead:
+            [(event, _)] = singles(self.plan.part(phase.start, phase.start + 1))
+            assert isinstance(event, PoissonSampledEvent), "others are not known beforehand"
+            self._ahead[phase.start] = event
+        return self._ahead[phase.start]
 
     # -- one release ---------------------------------------------------------------------------
 
@@ -603,8 +613,7 @@ class PrivateSession:
             )
         self._releasing = True
         try:
-            alike = self.plan.at(self.steps).stop - self.steps
-            self._ranks.first(lambda: self._run.release(piece.event, alike=alike))
+            self._ranks.first(lambda: self._run.release(piece.event, self._alike()))
         except BudgetError:
             self._releasing = False  # nothing of it was recorded
             raise
@@ -797,10 +806,10 @@ def _check_canaries(canaries: Canaries, plan: Plan, bound: Bound, unit: Unit) ->
             "Canaries are drawn as the plan says, and this plan leaves the drawing to your own "
             "loader. Make the plan with another sampling, or leave out canaries."
         )
-    if bound.adapts:
+    if bound.adapts and not canaries.steers:
         raise AttachError(
-            f"{bound!r} follows the norms in a batch, and canaries would lead it astray. Audit with "
-            "Clip at the norm where it settles, or leave out canaries."
+            f"{bound!r} follows the norms in a batch, and canaries would lead it astray. Audit "
+            "with Clip at the norm where it settles, or leave out canaries."
         )
     if unit.sensitivity_factor != 1:
         raise AttachError(

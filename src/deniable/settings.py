@@ -106,11 +106,11 @@ class Settings:
         audit: train with canaries, and audit what is claimed when the run is complete.
         canaries: how many gradient canaries; None: as many as tell much and cost little.
         mislabelled: how many mislabelled examples are canaries, too; None: none.
-        workers: how many processes train together; 0: this one alone.
+        workers: how many processes train together, beside one that coordinates; None: one alone.
         mode: who adds noise when several do: central, shares or local.
-        upload: of local, the share of coordinates that is sent.
+        upload: of local, the share of coordinates that is sent; None: all of them.
         carry: of local, whether what was not sent is carried to the next round.
-        survives: of shares, how many workers may be gone, or pool what they know.
+        survives: of shares, how many workers may be gone, or pool what they know; None: none.
         patience: seconds that a round waits for a worker.
 
     Raises:
@@ -146,12 +146,12 @@ class Settings:
     audit: bool = False
     canaries: int | None = None
     mislabelled: int | None = None
-    workers: int = 0
-    mode: str = "central"
-    upload: float = 1.0
+    workers: int | None = None
+    mode: str | None = None
+    upload: float | None = None
     carry: bool = False
-    survives: int = 0
-    patience: float = 30.0
+    survives: int | None = None
+    patience: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr > 0):
@@ -186,16 +186,16 @@ class Settings:
                     f"{name} says how an audited run is trained: it must be at least 0 and come "
                     f"with audit, got {value!r} and audit={self.audit}."
                 )
-        if not self.workers >= 0:
-            raise SettingsError(f"workers must be at least 0, got {self.workers!r}.")
+        if self.workers is not None and not self.workers >= 1:
+            raise SettingsError(f"workers must be at least 1, got {self.workers!r}.")
         if self.workers and self.audit:
             raise SettingsError(
                 "Canaries join the batches of one process. Audit without workers, or train without "
                 "audit."
             )
-        if not (math.isfinite(self.patience) and self.patience > 0):
+        if self.patience is not None and not (math.isfinite(self.patience) and self.patience > 0):
             raise SettingsError(f"patience must be positive and finite, got {self.patience!r}.")
-        if self.mode not in OF_MODES:
+        if self.mode is not None and self.mode not in OF_MODES:
             raise SettingsError(
                 f"No mode is called {self.mode!r}. Choose one of {', '.join(OF_MODES)}."
             )
@@ -235,6 +235,8 @@ class Settings:
                 )
         _check_collaboration(given)
         defaults = dict(DEFAULTS[data])
+        if "workers" in given:
+            defaults |= {"mode": "central", "patience": 30.0}
         if "noise_multiplier" in given and "epsilon" in given:
             defaults.pop("batch_size" if "epochs" in given else "epochs", None)
         elif "noise_multiplier" not in given:
@@ -264,13 +266,13 @@ class Settings:
 
 def _check_collaboration(given: Mapping[str, Any]) -> None:
     """Refuse settings that say nothing of the mode, or of a run without workers."""
-    if not given.get("workers"):
+    if "workers" not in given:
         for name in ("mode", "upload", "carry", "survives", "patience"):
-            if given.get(name):
+            if name in given:
                 raise SettingsError(f"{name} is for several workers: give --workers too.")
     mode = given.get("mode", "central")
     for name in ("survives", "upload", "carry"):
-        if given.get(name) and name not in OF_MODES.get(mode, (name,)):
+        if name in given and name not in OF_MODES.get(mode, (name,)):
             [of] = [each for each, names in OF_MODES.items() if name in names]
             raise SettingsError(f"{name} is for the mode {of}, not for {mode}.")
 

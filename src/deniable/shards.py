@@ -13,12 +13,13 @@ replicated parameter by rank 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate
 from torch.nn.parallel import DistributedDataParallel
 
 from deniable.errors import AttachError
@@ -38,9 +39,7 @@ def as_stored(model: nn.Module) -> None:
             module.reshard()
 
 
-def group_of(
-    model: nn.Module, process_group: dist.ProcessGroup | None
-) -> dist.ProcessGroup | None:
+def group_of(model: nn.Module, process_group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
     """The ranks that train the model together: as given, DDP's, or all of them for shards."""
     if process_group is None and isinstance(model, DistributedDataParallel):
         return model.process_group
@@ -87,16 +86,20 @@ class Shards:
         self, model: nn.Module, parameters: Mapping[str, nn.Parameter], ranks: Ranks
     ) -> None:
         self.model, self.ranks = model, ranks
-        self._stored = {name: each for name, each in parameters.items() if _is_part(each)}
+        self._stored: dict[str, DTensor] = {
+            name: each
+            for name, each in cast(Mapping[str, Tensor], parameters).items()
+            if isinstance(each, DTensor)
+        }
         self.in_calls = dict(parameters)
         self._blocks: list[tuple[FSDPModule, set[str]]] = []
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 self._find(model, module)
-        for name, each in self._stored.items():
-            if _is_part(self.in_calls[name]) or each.device_mesh.size() != ranks.size:
+        for name, part in self._stored.items():
+            if _is_part(self.in_calls[name]) or part.device_mesh.size() != ranks.size:
                 raise AttachError(
-                    f"Parameter '{name}' is a DTensor on a mesh of {each.device_mesh.size()} ranks "
+                    f"Parameter '{name}' is a DTensor on a mesh of {part.device_mesh.size()} ranks "
                     f"of {ranks.size}, and not one that fully_shard alone made. Shard the model "
                     "with torch.distributed.fsdp.fully_shard over all ranks; tensor parallelism is "
                     "not supported."
@@ -196,7 +199,7 @@ class Shards:
             return sums
         dtype = torch.float64 if _any_float64(sums) else torch.float32
         flat = torch.cat([each.reshape(-1).to(dtype) for each in sums.values()])
-        pieces = self.ranks.sum_(flat).split([each.numel() for each in sums.values()])
+        pieces = torch.split(self.ranks.sum_(flat), [each.numel() for each in sums.values()])
         return {
             name: piece.view(each.shape)
             for piece, (name, each) in zip(pieces, sums.items(), strict=True)

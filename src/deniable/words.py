@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from decimal import ROUND_CEILING, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
 from deniable.units import PrivacyCurve, Spent
 
@@ -26,6 +26,20 @@ def rounded_up(value: float | None, digits: int = 4) -> str:
     rounded = Context(prec=digits, rounding=ROUND_CEILING).create_decimal(exact)
     places = max(0, digits - 1 - rounded.adjusted()) if rounded else digits - 1
     return f"{rounded:,.{places}f}" if 1e-4 <= rounded < 1e6 or not rounded else scientific(value)
+
+
+def rounded_down(value: float | None, digits: int = 4) -> str:
+    """A lower bound with `digits` significant digits, rounded down: print never overstates it.
+
+    >>> rounded_down(1.7279), rounded_down(0.0), rounded_down(math.inf)
+    ('1.727', '0', '∞')
+    """
+    if value is None or math.isnan(value):
+        return ABSENT
+    if math.isinf(value):
+        return "∞"
+    exact = Context(prec=digits, rounding=ROUND_FLOOR).create_decimal(Decimal(f"{value:.12g}"))
+    return significant(float(exact), digits)
 
 
 def scientific(value: float | None) -> str:

@@ -72,8 +72,8 @@ def test_a_sheet_says_label_and_both_opinions_of_each_example(tmp_path: Path) ->
     )
     captions = [each.pictures[0].caption for each in strips]
     assert captions == [
-        "labelled shirt\nplain: shirt 96%\nprivate: coat >99%\n(shirt <1%)",
-        "labelled coat\nplain: coat 96%\nprivate: coat 96%",
+        "labelled shirt\nplain: shirt (96%)\nprivate: coat (over 99%)\nshirt itself: under 1%",
+        "labelled coat\nplain: coat (96%)\nprivate: coat (96%)",
     ]
     draw_sheet(tmp_path / "rare.png", strips)
     assert (tmp_path / "rare.png").read_bytes().startswith(b"\x89PNG")

@@ -163,7 +163,7 @@ def test_every_attack_finds_what_a_network_learned_by_heart() -> None:
     assert list(found) == list(ATTACKS)
     for attack, roc in found.items():
         assert roc.auc.low > 0.7, attack
-    assert found["lira"].at(0.01).true_positive_rate.low > 0.2
+    assert found["lira"].at(0.1).true_positive_rate.low > 0.4
 
 
 def test_no_attack_finds_members_of_a_model_that_was_trained_on_none_of_the_candidates() -> None:

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from deniable.errors import LedgerError
-from deniable.events import ComposedEvent, Event, GaussianEvent, SelfComposedEvent
+from deniable.events import (
+    ComposedEvent,
+    Event,
+    GaussianEvent,
+    PoissonSampledEvent,
+    SelfComposedEvent,
+)
 from deniable.ledger import Ledger, RunLedger
 
 ONE, TWO = GaussianEvent(1.0), GaussianEvent(2.0)
@@ -177,3 +183,16 @@ def test_a_release_that_could_not_be_recorded_does_not_count(tmp_path: Path) -> 
         run.release(ONE)
     assert run.position == 2
     assert Ledger(tmp_path / "l").event() == times(ONE, 2)
+
+
+def test_what_is_prepared_is_durable_and_counted_once() -> None:
+    event = PoissonSampledEvent(0.01, GaussianEvent(1.0))
+    book = Ledger(None)
+    run = book.run("a", planned=10, block=1)
+    run.prepare(event)
+    assert run.position == 0 and run.reserved == 1
+    run.release(event)
+    assert run.position == 1 == run.reserved
+    run.prepare(event)
+    run.settle()
+    assert book.runs()[0].steps == 1

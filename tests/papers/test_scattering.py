@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from deniable.papers.scattering import ANGLES, COEFFICIENTS, Scattering, scattered
+from deniable.papers.scattering import ANGLES, COEFFICIENTS, Scattering
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +51,6 @@ def test_a_constant_image_has_its_mean_and_no_waves(transform: Scattering) -> No
     found = transform(torch.full((1, 1, 16, 16), 0.5))[0]
     assert torch.allclose(found[0], torch.full((4, 4), 0.5), atol=1e-3)
     assert float(found[1:].abs().max()) < 1e-3
-
-
-def test_a_second_call_reads_the_file_of_the_same_images_alone(tmp_path: Path) -> None:
-    first = images().numpy()
-    told: list[int] = []
-    found = scattered(first, tmp_path, told.append)
-    assert np.array_equal(scattered(first, tmp_path, told.append), found)
-    assert told == [2]
-    scattered(first + 1, tmp_path, told.append)
-    assert told == [2, 2]
 
 
 def test_a_size_that_cannot_be_halved_twice_is_refused() -> None:

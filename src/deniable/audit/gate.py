@@ -18,14 +18,13 @@ from torch import Tensor, nn
 
 from deniable.accounting import privacy_curve
 from deniable.audit.drawing import sampling_of
-from deniable.audit.estimators import roc
 from deniable.audit.findings import Audit, Finding
 from deniable.audit.mechanism import (
     Mechanism,
+    findings_of_step,
     noise_again,
     sensitivity_of,
     step_of,
-    tests_of_step,
 )
 from deniable.audit.one_run import (
     FEWEST,
@@ -34,6 +33,7 @@ from deniable.audit.one_run import (
     example_canaries,
     gradient_canaries,
 )
+from deniable.audit.tradeoff import roc
 from deniable.claim import Claim
 from deniable.data import Dataset
 from deniable.errors import SettingsError
@@ -46,7 +46,7 @@ from deniable.training.loop import loss_of_each
 from deniable.training.start import bound_for, joined, load_data, model_and_optimizer
 from deniable.units import Spent
 
-ROWS = 32  # of the data, each alone through the model
+ROWS = 16  # of the data, each alone through the model
 
 Say = Callable[[str], None]
 
@@ -100,9 +100,7 @@ class _Subject:
         with Ledger(folder.ledger_of(record), create=False) as ledger:
             contents, event = ledger.contents(), ledger.event(record["run_id"])
         claim = Claim.of(contents, record["run_id"], plan.delta, plan.accountant)
-        saved = (
-            safetensors.torch.load_file(folder.canaries) if folder.canaries.exists() else {}
-        )
+        saved = safetensors.torch.load_file(folder.canaries) if folder.canaries.exists() else {}
         return cls(
             folder,
             settings,
@@ -133,7 +131,7 @@ class _Subject:
         """How many findings share the error of the audit."""
         return (
             2
-            + tests_of_step(self.model())
+            + findings_of_step(self.model())
             + (TESTS_OF_GRADIENTS if self.gradients else 0)
             + (TESTS_OF_EXAMPLES if self.examples else 0)
         )
@@ -208,4 +206,3 @@ class _Subject:
 def _losses(model: nn.Module, rows: tuple[Tensor, ...]) -> Tensor:
     inputs, targets = rows
     return loss_of_each(model(inputs), targets)
-

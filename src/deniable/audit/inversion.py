@@ -117,6 +117,17 @@ def smoothed(images: Tensor, share: float = 0.5) -> Tensor:
     return images.lerp(nn.functional.conv2d(padded, kernel, groups=channels), share)
 
 
+def stretched(images: Tensor) -> Tensor:
+    """Each image in its own full contrast, from 0 to 1, to be looked at; a blank one stays dark.
+
+    >>> stretched(torch.tensor([[[[0.2, 0.4]]]])).round()
+    tensor([[[[0., 1.]]]])
+    """
+    flat = images.flatten(1)
+    low, high = flat.min(1, keepdim=True)[0], flat.max(1, keepdim=True)[0]
+    return ((flat - low) / (high - low).clamp(min=1e-12)).view_as(images)
+
+
 def class_means(inputs: Tensor, targets: Tensor, classes: Sequence[int]) -> Tensor:
     """What the examples of each class have in common: their mean."""
     return torch.stack([inputs[targets == each].mean(0) for each in classes])

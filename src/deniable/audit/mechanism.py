@@ -25,17 +25,18 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from deniable import checkpoint
-from deniable.audit.estimators import Family, LowerBound, from_scores, gaussian_epsilon
+from deniable.audit.estimators import Family, LowerBound, from_scores
 from deniable.audit.findings import Finding
+from deniable.audit.tradeoff import gaussian_epsilon
 from deniable.bounds import Bound, Clip
 from deniable.canaries import Canaries
 from deniable.plan import Plan
-from deniable.session import PrivateSession, attach
+from deniable.session import attach
 from deniable.units import Neighbouring
 
 # Draws of each parameter, with a unit and without: enough to see noise that is missing.
 DRAWS = 512
-MOST_DRAWS = 1 << 21
+MOST_OF_EACH = 1 << 14  # coordinates of one parameter, in one release
 LEAST_RELEASES, MOST_RELEASES = 8, 512
 ROUNDING = 1e-4  # of float32 sums, relative to the sensitivity
 
@@ -53,7 +54,6 @@ class Mechanism:
         bound: makes the bound.
         neighbouring: the relation.
         secure: whether noise is drawn in float64.
-        device: where the model lives.
     """
 
     model: Callable[[], nn.Module]
@@ -61,7 +61,6 @@ class Mechanism:
     bound: Callable[[], Bound] = lambda: Clip(1.0)
     neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE
     secure: bool = False
-    device: torch.device = torch.device("cpu")
 
     @property
     def mu(self) -> float:
@@ -164,7 +163,9 @@ def step_of(mechanism: Mechanism, delta: float, tests: int) -> list[Finding]:
     names = [name for name in canaries.parameters if len(canaries.of_parameter(name))]
     parts: dict[str, Any] = {"": slice(None)}
     parts |= {name: canaries.of_parameter(name) for name in names if len(names) > 1}
-    return [_step_finding(name, part, mechanism, releases, delta, tests) for name, part in parts.items()]
+    return [
+        _step_finding(name, part, mechanism, releases, delta, tests) for name, part in parts.items()
+    ]
 
 
 def _step_finding(
@@ -190,7 +191,7 @@ def _step_finding(
     )
 
 
-def tests_of_step(model: nn.Module) -> int:
+def findings_of_step(model: nn.Module) -> int:
     """How many findings `step_of` makes."""
     names = sum(each.requires_grad for each in model.parameters())
     return 1 + (names if names > 1 else 0)
@@ -220,19 +221,19 @@ def sensitivity_of(
         examples=count, batch_size=count, steps=2 * count, noise_multiplier=0.0, delta=delta
     )
     private = attach(model, optimizer, plan, bound=mechanism.bound(), seed=0)
-    allowed, most, where = private.sensitivity.value, 0.0, ""
+    ratio, most, allowed, where = 0.0, 0.0, private.sensitivity.value, ""
     for step, batch in enumerate(private.batches(rows)):
-        alone = torch.zeros(count, device=mechanism.device)
+        alone = torch.zeros(count)
         alone[step // 2] = 1e6 if step % 2 else 1.0
+        limit = private.sensitivity.value
         private.backward(loss(model, batch) * alone)
         optimizer.step()
         norms = {name: float(_received(each).norm()) * count for name, each in parameters.items()}
         moved = math.sqrt(sum(each**2 for each in norms.values()))
-        if not moved <= most:
-            most, where = moved, max(norms, key=lambda name: norms[name])
+        if not moved / limit <= ratio:
+            ratio = moved / limit if math.isfinite(moved) else math.inf
+            most, allowed, where = moved, limit, max(norms, key=lambda name: norms[name])
     private.detach()
-    # Replacing one row by another is the worst of two such moves.
-    ratio = most / allowed if math.isfinite(most) else math.inf
     if ratio <= 1 + ROUNDING:
         ratio = min(1.0, ratio)
     mu = ratio * mechanism.mu
@@ -338,9 +339,9 @@ class _Stage:
         seed: int | None = None,
     ) -> None:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        size = sum(each.numel() for each in self.parameters.values())
         # A data set has at least one row: here it is one that is never in.
-        self.canaries = Canaries(model, min(size, MOST_DRAWS), examples=1, seed=seed)
+        self.canaries = Canaries(model, examples=1, seed=seed, of_each=MOST_OF_EACH)
+        self.canaries.steers = True  # what is claimed of a step holds whatever came before it
         self.coins = np.random.default_rng(secrets.randbits(128))
         self.optimizer = SGD(list(self.parameters.values()), lr=0.0)
         everyone = len(self.canaries)
@@ -361,16 +362,18 @@ class _Stage:
             canaries=self.canaries,
             run_id="audit",
         )
-        self.rows = torch.zeros(1, 1, device=mechanism.device)
+        self.rows = torch.zeros(1, 1)
 
     def take(self, releases: int, inside: bool = True) -> list[tuple[Mask, Flat]]:
         """Releases, each with coins of its own: who was in, and what the optimizer received."""
         found = []
         self._toss(inside)
         for _ in self.private.batches(self.rows, steps=releases):
+            deviation = self.private.noise_deviation
             self.optimizer.step()
             received = {name: _received(each) for name, each in self.parameters.items()}
-            found.append((self.canaries.inside[1:].copy(), self.canaries.read(received)))
+            scores = self.canaries.read(received) / deviation
+            found.append((self.canaries.inside[1:].copy(), scores))
             self._toss(inside)
         return found
 

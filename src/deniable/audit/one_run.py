@@ -11,14 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deniable.audit.estimators import (
-    Family,
-    LowerBound,
-    guesses_for,
-    one_run,
-    one_run_probability,
-)
+from deniable.audit.estimators import Family, LowerBound
 from deniable.audit.findings import CONFIDENCE, TOGETHER, Finding
+from deniable.audit.guesses import from_one_run, guesses_for, one_run_probability
 from deniable.units import PrivacyCurve, Spent
 
 # With fewer canaries than these, not even a perfect attack shows much.
@@ -33,7 +28,7 @@ def gradient_canaries(
     curve: Spent | PrivacyCurve,
     tests: int,
 ) -> list[Finding]:
-    """What the scores of gradient canaries say of a whole run: nothing assumed, Gaussian, the claim.
+    """What the scores of gradient canaries say of a whole run, and of the claim itself.
 
     Args:
         coins: which canaries were in.
@@ -107,14 +102,12 @@ def _finding(
     tests: int,
 ) -> Finding:
     def measure(confidence: float) -> LowerBound:
-        return one_run(
+        return from_one_run(
             coins, scores, delta=claim.delta, confidence=confidence, family=family, guesses=guesses
         )
 
     def says(bound: LowerBound) -> str:
         counts = dict(bound.counts)
-        return (
-            f"{what}: {counts['correct']} of {counts['guesses']} guesses who was in were right."
-        )
+        return f"{what}: {counts['correct']} of {counts['guesses']} guesses who was in were right."
 
     return Finding.measured(name, "whole run", claim.epsilon, measure, tests, says)

@@ -194,9 +194,10 @@ class Case:
     def picture(self, names: tuple[str, str]) -> Picture:
         """With its caption; the models are called by these names, the private one first."""
         first, second = names
-        said = f"{second}: {_said(*self.plain)}\n{first}: {_said(*self.private)}"
+        said = f"{second}: {self.plain[0]} ({_share(self.plain[1])})"
+        said += f"\n{first}: {self.private[0]} ({_share(self.private[1])})"
         if self.private[0] != self.label:
-            said += f"\n({_said(self.label, self.doubt)})"
+            said += f"\n{self.label} itself: {_share(self.doubt)}"
         return Picture(self.pixels, f"labelled {self.label}\n{said}")
 
 
@@ -223,13 +224,15 @@ def pixels(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return image[0] if len(image) == 1 else image.transpose(1, 2, 0)
 
 
-def _said(name: str, probability: float) -> str:
-    share = 100 * probability
-    return (
-        f"{name} {share:.0f}%"
-        if 1 <= share <= 99 or share == 0
-        else (f"{name} >99%" if share > 99 else f"{name} <1%")
-    )
+def _share(probability: float) -> str:
+    """A probability in whole percents, none of which is said to be certain.
+
+    >>> _share(0.962), _share(0.9999), _share(0.0)
+    ('96%', 'over 99%', 'under 1%')
+    """
+    if probability > 0.99:
+        return "over 99%"
+    return "under 1%" if probability < 0.01 else f"{100 * probability:.0f}%"
 
 
 def _height(strip: Strip, scale: float) -> float:

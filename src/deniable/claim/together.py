@@ -30,6 +30,7 @@ OWN_NOISE = (
 HONEST = (
     "Workers outside a coalition added their shares of the noise as they should, and tell nobody."
 )
+MOST_LISTED = 8  # sizes of a coalition, each of which takes the accountant a moment
 PART = "It is about one part of the data: that of worker {worker}, of {units:,} units."
 FOR_COORDINATOR = (
     "This ledger is a worker's own: its epsilon is the one that holds against the coordinator, "
@@ -71,6 +72,8 @@ def _of_one(record: RunRecord, about: dict[str, Any]) -> Iterator[str]:
 def coalitions(record: RunRecord, workers: int, survives: int) -> Iterator[str]:
     """Epsilon for each size of coalition: of workers that pool what they know of their shares.
 
+    All up to `MOST_LISTED`, or k, and the largest.
+
     Args:
         record: a run whose noise came in shares.
         workers: how many there are.
@@ -78,7 +81,8 @@ def coalitions(record: RunRecord, workers: int, survives: int) -> Iterator[str]:
     """
     plan = record.plan
     share = plan["noise_multiplier"] / math.sqrt(workers - survives)
-    for told in range(1, workers):
+    listed = {*range(1, max(MOST_LISTED, survives) + 1), workers - 1}
+    for told in sorted(each for each in listed if 1 <= each < workers):
         event = without_shares(record.event, share, told)
         cost = spent(event, plan["delta"], plan["accountant"]).epsilon
         who = "one worker" if told == 1 else f"{told} workers together"

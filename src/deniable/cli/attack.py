@@ -134,7 +134,7 @@ def inversion_command(
     """
     console = Console(stderr=True)
     subject = _load(run, data_dir, console)
-    from deniable.audit.inversion import Inversion, class_means, correlation, smoothed
+    from deniable.audit.inversion import Inversion, class_means, correlation, smoothed, stretched
     from deniable.audit.pictures import draw_sheet, inversion_strips
     from deniable.data import class_names
 
@@ -151,7 +151,7 @@ def inversion_command(
     alike = correlation(images, means)
     names = class_names(subject.data.name)
     path = out or run / "attack-inversion.png"
-    sheet = {"mean of the class": list(means.numpy()), "recovered": list(images.numpy())}
+    sheet = {"mean of the class": list(means.numpy()), "recovered": list(stretched(images).numpy())}
     draw_sheet(path, inversion_strips(names, sheet))
     if as_json:
         found = {
@@ -166,7 +166,7 @@ def inversion_command(
         "Model inversion: an attack, no guarantee.\n"
         "Correlation of what was recovered with the mean of its class (1: the same picture, 0: "
         f"nothing in common): {alike.mean():.2f} on average, {alike.min():.2f} to "
-        f"{alike.max():.2f}.\n{NOT_COVERED}\nSheet: {path}"
+        f"{alike.max():.2f}. The sheet shows it in full contrast.\n{NOT_COVERED}\nSheet: {path}"
     )
 
 
@@ -240,7 +240,7 @@ def _membership_table(name: str, found: dict[str, Roc], guarantee: PrivacyCurve 
     table.add_column("attack")
     for title in (
         "AUC (0.5: blind guessing)",
-        *(f"members found, at {words.percent(rate)} wrongly accused" for rate in RATES),
+        *(f"members found, at {100 * rate:g}% wrongly accused" for rate in RATES),
     ):
         table.add_column(title, justify="right")
     for each, roc in found.items():

@@ -90,7 +90,7 @@ def verdict(found: Audit) -> str:
         return f"Nothing refutes the claim of epsilon {claim}."
     return (
         f"Nothing refutes the claim of epsilon {claim}; of the run itself, at least "
-        f"{words.significant(found.lower.bound.epsilon)} was measured."
+        f"{words.rounded_down(found.lower.bound.epsilon)} was measured."
     )
 
 
@@ -99,4 +99,4 @@ def _row(finding: Finding) -> tuple[str, str, str]:
     if finding.bound is None or finding.claim is None:
         return words.ABSENT, words.ABSENT, stands
     measured = finding.bound.epsilon
-    return words.rounded_up(finding.claim), words.significant(measured), stands
+    return words.rounded_up(finding.claim), words.rounded_down(measured), stands

@@ -43,7 +43,7 @@ def opening(run: Run) -> str:
     """The first lines of a run: what is trained, why batches vary, what epsilon bounds."""
     plan, record = run.private.plan, run.record
     sensitivity = record["bound"]["sensitivity"]
-    examples, tested = len(run.train[0]), len(run.test[0])
+    examples, tested = record["data"]["examples"], len(run.test[0])
     lines = [
         f"{record['data']['name']}: {examples:,} training examples, {tested:,} test examples. "
         f"{record['model']['name']} with {record['model']['parameters']:,} parameters, "
@@ -53,6 +53,15 @@ def opening(run: Run) -> str:
         f"example can move by {sensitivity:.4g}, under noise of standard deviation "
         f"{words.span(each.noise_multiplier * sensitivity for each in plan.phases)}.",
     ]
+    canaries = run.private.canaries
+    if canaries is not None:
+        lines.append(
+            f"Audited: {canaries.gradients:,} gradient canaries and {canaries.examples:,} "
+            "mislabelled examples are members of the plan beside the data, each in or out by a "
+            "fair coin."
+        )
+    if run.settings.workers:
+        lines.append(_together(run))
     if run.is_private:
         lines += [
             f"Epsilon will be at most {words.rounded_up(plan.epsilon)} at delta {plan.delta:g} "
@@ -74,6 +83,17 @@ def opening(run: Run) -> str:
     if run.private.steps:
         lines.append(f"Going on after step {run.private.steps:,}.")
     return "\n".join(lines)
+
+
+def _together(run: Run) -> str:
+    """Who computes, who adds the noise, and against whom epsilon holds."""
+    from deniable.collaborate.training import mode_of
+
+    workers = run.settings.workers or 0
+    return (
+        f"{workers} {'worker' if workers == 1 else 'workers'} and a coordinator, in the mode "
+        f"{run.settings.mode}. {mode_of(run.settings).guarantee}"
+    )
 
 
 def _nominal(epsilon: float | None, says: str) -> str:
@@ -100,6 +120,7 @@ def closing(record: Mapping[str, Any]) -> str:
             f"Perplexity     {words.significant(perplexity)} per character of the test text, "
             f"which is {words.significant(loss)} nats"
         )
+    lines += _of_workers(record.get("collaboration", {}))
     if results["non_private"]:
         lines.append("Epsilon        infinite: NOT PRIVATE, there was no noise")
     else:
@@ -112,6 +133,18 @@ def closing(record: Mapping[str, Any]) -> str:
         if nominal := results.get("nominal"):
             lines.append(_nominal(nominal["epsilon"], nominal["says"]))
     return "\n".join(lines)
+
+
+def _of_workers(about: Mapping[str, Any]) -> Iterator[str]:
+    """What each worker's own ledger proves, where it has one, and what was sent."""
+    for each in about.get("claims") or ():
+        if each["epsilon"] is not None:
+            yield (
+                f"Worker {each['worker']}       {each['units']:,} units, epsilon "
+                f"{words.rounded_up(each['epsilon'])} by its own ledger"
+            )
+    if traffic := about.get("bytes"):
+        yield f"Sent           {traffic['up']:,} bytes by workers, {traffic['down']:,} to them"
 
 
 @contextmanager

@@ -370,7 +370,8 @@ def _complete(folder: RunFolder, record: dict[str, Any], console: Console, as_js
         highlight=False,
     )
     if as_json:
-        _print_object(folder, record, report=str(report))
+        said = {} if audit is None else {"audit": verdict(audit)}
+        _print_object(folder, record, report=str(report), **said)
         return
     typer.echo(display.closing(record))
     if audit is not None:

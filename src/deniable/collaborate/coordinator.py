@@ -1,4 +1,4 @@
-"""The coordinator: it holds the global model, merges what workers send, and computes no gradient."""
+"""The coordinator: it holds the global model, merges what workers send, computes no gradient."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.distributed import Store
 from deniable import words
 from deniable.bounds import Bound
 from deniable.collaborate import parts
-from deniable.collaborate.links import Broken, Message
-from deniable.collaborate.modes import Central, Local, Mode, Shares
+from deniable.collaborate.links import Broken, Message, Waited
+from deniable.collaborate.modes import Local, Mode, Shares
 from deniable.collaborate.packing import packed
 from deniable.collaborate.peers import Peer, Peers
 from deniable.collaborate.sessions import Merges
@@ -27,7 +27,8 @@ from deniable.events import PoissonSampledEvent
 from deniable.plan import Plan
 from deniable.rows import examples_in
 
-SAVE_SHARE = 0.05  # of the time
+SAVE_SHARE = 0.02  # of the time
+AHEAD_SECONDS = 0.25
 GOODBYE_SECONDS = 5.0
 
 
@@ -180,11 +181,12 @@ class Coordinator:
     def _round(self) -> Round | None:
         """One round; None when nothing of it arrived."""
         self._await_somebody()
-        if self._last_saved == -math.inf:
+        if self._asked == 0:
+            self.session.at_once = 1
             self.save()  # before the first release there is something to go on from
-        if not isinstance(self.mode, Central):
+        if isinstance(self.mode, Local):
             self.session.prepare()  # before anything leaves a worker
-        started, up, down = time.monotonic(), self._received(), self._sent()
+        started, (up, down) = time.monotonic(), self._peers.traffic()
         self._asked += 1
         asked = {slot: peer for slot, peer in self._peers.present.items() if peer.idle}
         message = Message(
@@ -194,7 +196,8 @@ class Coordinator:
         for peer in asked.values():
             peer.asked = self._asked
             peer.ask(message)
-        self.session.prepare()
+        self.session.prepare(self._release_of(len(asked))[0])
+        self.session.draw_ahead()
         self._save_if_due()
         found = self._collect(asked, started + self._patience)
         missing = tuple(slot for slot in asked if slot not in found)
@@ -203,13 +206,16 @@ class Coordinator:
                 self.session.count_lost()
             return None
         self._merge(dict(sorted(found.items())))
+        all_up, all_down = self._peers.traffic()
+        # A crash costs what is recorded ahead: no more than was done in a quarter of a second.
+        self.session.at_once = max(1, int(AHEAD_SECONDS / (time.monotonic() - started)))
         return Round(
             self.session.steps,
             tuple(sorted(found)),
             missing,
             time.monotonic() - started,
-            self._received() - up,
-            self._sent() - down,
+            all_up - up,
+            all_down - down,
         )
 
     def _collect(self, asked: Mapping[int, Peer], deadline: float) -> dict[int, dict[str, Tensor]]:
@@ -283,7 +289,7 @@ class Coordinator:
         Raises:
             CollaborationError: nobody came in time.
         """
-        limit = time.monotonic() + self._absence
+        waited = Waited(self._absence, 2.0)
         first = time.monotonic() + self._patience
         while not self._everybody() and (
             self._asked == 0 or not any(each.idle for each in self._peers.present.values())
@@ -294,10 +300,10 @@ class Coordinator:
                 self._share_out()
             if some and now >= first:
                 return
-            if now >= limit:
+            if waited.is_enough():
                 raise CollaborationError(self._nobody())
-            until = limit if now >= first else first
-            arrived = self._peers.next(min(until - now, 1.0))
+            until = first - now if now < first else 1.0
+            arrived = self._peers.next(min(until, 1.0))
             if arrived is not None:
                 self._take(*arrived)
             if len(self._spent_up) == self.workers:
@@ -378,7 +384,12 @@ class Coordinator:
 
     def _welcome(self, peer: Peer) -> None:
         state = [each for each in self._model.state_dict().values() if isinstance(each, Tensor)]
-        says = {"kind": "welcome", "sizes": self.sizes, "run_id": self.session.run_id}
+        says = {
+            "kind": "welcome",
+            "sizes": self.sizes,
+            "run_id": self.session.run_id,
+            "opening": self.session.opening,
+        }
         peer.ask(Message(says, packed(state)))
 
     def _lose(self, peer: Peer) -> None:
@@ -410,12 +421,6 @@ class Coordinator:
         since = time.monotonic() - self._last_saved
         if since >= min(self._save_seconds, self._save_cost / SAVE_SHARE):
             self.save()
-
-    def _received(self) -> int:
-        return sum(each.link.received for each in self._peers.present.values() if each.link)
-
-    def _sent(self) -> int:
-        return sum(each.link.sent for each in self._peers.present.values() if each.link)
 
 
 def terms(plan: Plan, bound: Bound, mode: Mode, parameters: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ back, or comes later, makes a new link; the store, which is torch's, tells both 
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -38,6 +39,25 @@ class Message:
 
 class Broken(Exception):
     """The other end is gone, or did not answer within the link's time."""
+
+
+class Waited:
+    """How long was waited in vain; time in which this very process was stopped hardly counts.
+
+    Args:
+        most: seconds, after which it is enough.
+        at_once: the most seconds that one wait counts as.
+    """
+
+    def __init__(self, most: float, at_once: float) -> None:
+        self._left, self._at_once, self._last = most, at_once, time.monotonic()
+
+    def is_enough(self) -> bool:
+        """Whether that long was waited, the time since the last question included."""
+        now = time.monotonic()
+        self._left -= min(now - self._last, self._at_once)
+        self._last = now
+        return self._left < 0
 
 
 class Link:

@@ -79,6 +79,7 @@ class Peers:
     def __init__(self, store: Store) -> None:
         self.present: dict[int, Peer] = {}
         self._answers: SimpleQueue[Answer] = SimpleQueue()
+        self._everybody: list[Peer] = []
         self._store, self._over = _clone(store), threading.Event()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -89,6 +90,11 @@ class Peers:
             return self._answers.get(timeout=max(0.0, seconds))
         except Empty:
             return None
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes received and sent so far, over all links there ever were."""
+        links = [each.link for each in self._everybody if each.link is not None]
+        return sum(each.received for each in links), sum(each.sent for each in links)
 
     def close(self) -> None:
         """Take in nobody any more, and end all threads that are not waiting for their worker."""
@@ -103,7 +109,8 @@ class Peers:
                 come = self._store.add("joins", 0)
                 while self._store.add("answered", 0) < come:
                     number = self._store.add("answered", 1)
-                    Peer(_clone(self._store), f"link/{number}", self._answers)
+                    peer = Peer(_clone(self._store), f"link/{number}", self._answers)
+                    self._everybody.append(peer)
         except (RuntimeError, ValueError):
             return  # the store is gone: who is here stays, nobody comes any more
 

@@ -6,18 +6,61 @@ A worker that adds noise itself is an ordinary `PrivateSession`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from deniable.batches import Piece
 from deniable.events import GaussianEvent, PoissonSampledEvent, unsampled
-from deniable.noise import Gaussian
+from deniable.noise import Gaussian, NoiseGenerator
 from deniable.session import PrivateSession
 from deniable.units import BoundedSum
 
 FOREVER = 1 << 40
+
+
+class DrawnAhead:
+    """A noise generator that has the values for its next call ready, each still used once.
+
+    Args:
+        inner: where they come from.
+    """
+
+    def __init__(self, inner: NoiseGenerator) -> None:
+        self.inner = inner
+        self._asked: tuple[Sequence[int], torch.dtype, torch.device] | None = None
+        self._ready: Tensor | None = None
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The least precision in which noise is drawn, scaled and added."""
+        return self.inner.precision
+
+    def prepare(self) -> None:
+        """Draw what was asked for last time, unless that lies ready already."""
+        if self._asked is not None and self._ready is None:
+            shape, dtype, device = self._asked
+            self._ready = self.inner.normal(shape, dtype=dtype, device=device)
+
+    def normal(self, shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Fresh values of N(0, 1), each used once."""
+        asked, ready = (tuple(shape), dtype, device), self._ready
+        if ready is not None and asked == self._asked:
+            self._ready = None
+            return ready
+        self._asked = asked
+        return self.inner.normal(shape, dtype=dtype, device=device)
+
+    def state(self) -> dict[str, Any]:
+        """The position of the generator within, which may be ahead of what was handed out."""
+        return self.inner.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go to a position, and forget what lies ready."""
+        self._ready = None
+        self.inner.restore(state)
 
 
 class HandsOver(PrivateSession):
@@ -53,6 +96,7 @@ class Merges(PrivateSession):
     optimizer receives the release.
     """
 
+    _drawn_ahead: DrawnAhead | None = None
     _merged: dict[str, Tensor]
     _inside: float  # of the noise multiplier: what is in the sums already
 
@@ -60,6 +104,16 @@ class Merges(PrivateSession):
     def parameters(self) -> Mapping[str, Tensor]:
         """The bound parameters, by name."""
         return self._parameters
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is needed to go on; no generator, since nothing is drawn again."""
+        state = super().state_dict()
+        return {name: each for name, each in state.items() if name not in ("noise", "sampler")}
+
+    @property
+    def opening(self) -> int:
+        """The number under which this process opened the run: no other that did has it."""
+        return self._run.opening
 
     def load_state_dict(self, state: Mapping[str, Any], *, replay: bool = False) -> None:
         """Go on after a saved state: who took part in the steps since cannot be repeated."""
@@ -71,7 +125,7 @@ class Merges(PrivateSession):
 
     def count_lost(self) -> None:
         """Count a step of which workers may have released something and nothing arrived."""
-        self._run.release(self.next_event)
+        self._run.release(self.next_event, self._alike())
         self.steps += 1
 
     def merge(self, sums: dict[str, Tensor], event: PoissonSampledEvent, inside: float) -> None:
@@ -100,4 +154,11 @@ class Merges(PrivateSession):
         released = unsampled(piece.event)
         assert isinstance(released, GaussianEvent)
         missing = math.sqrt(max(0.0, released.noise_multiplier**2 - self._inside**2))
-        return Gaussian(missing, released.neighbouring).add(bounded, self._generator)
+        generator = self._drawn_ahead or self._generator
+        return Gaussian(missing, released.neighbouring).add(bounded, generator)
+
+    def draw_ahead(self) -> None:
+        """Draw the noise of the next release while workers compute; it does not depend on sums."""
+        if self._drawn_ahead is None or self._drawn_ahead.inner is not self._generator:
+            self._drawn_ahead = DrawnAhead(self._generator)
+        self._drawn_ahead.prepare()

@@ -148,7 +148,6 @@ def collaborate(
         "run_id": run_id,
         "loss_reduction": loss_reduction,
         "secure": secure,
-        "block": 1,
         "about": {"collaboration": {"workers": workers, "mode": mode.to_json()}},
     }
     if place.rank == 0:
@@ -159,12 +158,10 @@ def collaborate(
         )  # fmt: skip
     worker = place.rank - 1
     own = None if path is None else path / f"worker-{worker}"
-    given |= {"seed": derived_seed(seed, "worker", worker)}
 
-    def make(sizes: Sequence[int], name: str) -> PrivateSession:
-        return worker_session(
-            model, optimizer, plan, mode, unit, sizes, worker, own, given | {"run_id": name}
-        )
+    def make(sizes: Sequence[int], name: str, label: str) -> PrivateSession:
+        given.update(run_id=name, seed=derived_seed(seed, "worker", worker, label))
+        return worker_session(model, optimizer, plan, mode, unit, sizes, worker, own, given)
 
     return Worker(
         model,

@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributed import Store
 
 from deniable.collaborate.coordinator import Coordinator
-from deniable.collaborate.modes import Mode, mode_from_json
+from deniable.collaborate.modes import Central, Mode, mode_from_json
 from deniable.collaborate.sessions import Merges
 from deniable.collaborate.start import Place, check, collaborate
 from deniable.collaborate.worker import Worker
@@ -37,6 +37,7 @@ from deniable.training.start import (
 )
 
 ABSENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 30.0
 SPEED_ROWS = 256
 SPEED_SECONDS = 0.5
 ALIKE = 0.15  # speeds that differ by less are taken for the same: measuring is no more exact
@@ -46,10 +47,11 @@ def mode_of(settings: Settings) -> Mode:
     """The mode that the settings name."""
     of_mode: dict[str, dict[str, Any]] = {
         "central": {},
-        "shares": {"survives": settings.survives},
-        "local": {"upload": settings.upload, "carry": settings.carry},
+        "shares": {"survives": settings.survives or 0},
+        "local": {"upload": settings.upload or 1.0, "carry": settings.carry},
     }
-    return mode_from_json({"name": settings.mode} | of_mode[settings.mode])
+    name = settings.mode or Central.name
+    return mode_from_json({"name": name} | of_mode[name])
 
 
 def merging(settings: Settings) -> Any:
@@ -63,10 +65,10 @@ def merging(settings: Settings) -> Any:
         model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, **given: Any
     ) -> Merges:
         bound, mode = given.pop("bound"), mode_of(settings)
-        check(plan, bound, mode, Example(), settings.workers, None)
+        check(plan, bound, mode, Example(), settings.workers or 0, None)
         session = Merges(
             model, optimizer, plan, bound, Example(), loss_reduction="mean", budget=plan.epsilon,
-            block=1, about={"collaboration": {"workers": settings.workers, "mode": mode.to_json()}},
+            about={"collaboration": {"workers": settings.workers, "mode": mode.to_json()}},
             **given,
         )  # fmt: skip
         session.go_on()
@@ -91,7 +93,12 @@ def coordinate(run: Run, place: Place, watch: Watch = lambda _: None) -> bool:
     assert isinstance(session, Merges)
     about = run.record.setdefault(
         "collaboration",
-        {"workers": settings.workers, "mode": mode_of(settings).to_json(), "sizes": None},
+        {
+            "workers": settings.workers,
+            "mode": mode_of(settings).to_json(),
+            "guarantee": mode_of(settings).guarantee,
+            "sizes": None,
+        },
     )
 
     def save() -> None:
@@ -103,12 +110,12 @@ def coordinate(run: Run, place: Place, watch: Watch = lambda _: None) -> bool:
         run.optimizer,
         session,
         mode_of(settings),
-        settings.workers,
+        place.workers,
         place.store,
         sizes=about["sizes"],
         save=save,
         save_seconds=settings.checkpoint_seconds,
-        patience=settings.patience,
+        patience=settings.patience or PATIENCE_SECONDS,
         absence=ABSENCE_SECONDS,
     )
     announce(run, place.store)
@@ -192,7 +199,7 @@ def work(place: Place, folder: Path | None, data_dir: str | None = None) -> None
         run_id=told["run_id"],
         seed=settings.seed,
         secure=settings.secure,
-        patience=settings.patience,
+        patience=settings.patience or PATIENCE_SECONDS,
         absence=ABSENCE_SECONDS,
         place=place,
     )

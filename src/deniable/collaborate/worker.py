@@ -16,7 +16,7 @@ from deniable.bounds import Bound
 from deniable.claim import Claim
 from deniable.collaborate import parts
 from deniable.collaborate.coordinator import terms
-from deniable.collaborate.links import WORKER, Broken, Link, Message
+from deniable.collaborate.links import MEET_SECONDS, WORKER, Broken, Link, Message, Waited
 from deniable.collaborate.modes import Central, Local, Mode
 from deniable.collaborate.packing import unpacked
 from deniable.collaborate.sessions import HandsOver
@@ -28,9 +28,12 @@ from deniable.session import PrivateSession
 from deniable.units import BoundedSum, Spent
 
 RETRY_SECONDS = 0.2
+UNDRAWN, OVER = object(), object()
+AHEAD = 4  # steps that are recorded at once, and that a crash costs at most
 
-MakeSession = Callable[[Sequence[int], str], PrivateSession]
-"""Makes the worker's session once the sizes of all parts and the run's name are known."""
+MakeSession = Callable[[Sequence[int], str, str], PrivateSession]
+"""Makes the worker's session from the sizes of all parts, the run's name, and a label that no other
+life of this worker has."""
 
 
 class Worker:
@@ -73,6 +76,8 @@ class Worker:
         self._link: Link | None = None
         self._owed: Message | None = None
         self._round = 0
+        self._drawn: Iterator[Any] | None = None
+        self._ahead: Any = UNDRAWN
         upload = (mode.upload, mode.carry) if isinstance(mode, Local) else ()
         self._upload = Upload(*upload)
         self._hook: Any = None
@@ -106,12 +111,28 @@ class Worker:
         return parts.members(self._sizes, self.worker)
 
     def spent(self) -> Spent:
-        """What this worker released, as (epsilon, delta): nothing in `Central`."""
-        return self.session.spent()
+        """What this worker released, as (epsilon, delta).
+
+        Raises:
+            CollaborationError: in `Central`, where the coordinator releases.
+        """
+        return self._own().spent()
 
     def claim(self) -> Claim:
-        """What this worker's own ledger proves."""
-        return self.session.claim()
+        """What this worker's own ledger proves.
+
+        Raises:
+            CollaborationError: in `Central`, where the coordinator has the ledger.
+        """
+        return self._own().claim()
+
+    def _own(self) -> PrivateSession:
+        if isinstance(self.session, HandsOver):
+            raise CollaborationError(
+                "In the central mode a worker releases nothing: the coordinator adds the noise and "
+                "has the ledger. Ask there."
+            )
+        return self.session
 
     # -- the loop -------------------------------------------------------------------------------
 
@@ -128,15 +149,17 @@ class Worker:
         Raises:
             CollaborationError: the coordinator was not there for `absence` seconds, or refused.
         """
-        drawn: Iterator[Any] | None = None
+        self._drawn, self._ahead = None, UNDRAWN
         while self._download():
-            if drawn is None:
-                drawn = self.session.batches(data, rows=rows)
-            made = self.rounds_done
-            for batch in drawn:
+            if self._drawn is None:
+                self._drawn = self.session.batches(data, rows=rows)
+            self._draw_ahead()
+            made, batch, self._ahead = self.rounds_done, self._ahead, UNDRAWN
+            while batch is not OVER:
                 yield batch
                 if self.rounds_done > made:
                     break
+                batch = next(self._drawn, OVER)
             else:
                 self._bye()
                 return
@@ -157,23 +180,24 @@ class Worker:
 
     def _download(self) -> bool:
         """Send what is owed, wait to be asked, and take over the parameters; False at the end."""
-        since = time.monotonic()
+        waited = Waited(self._absence, MEET_SECONDS + 1)
         while True:
             if self._link is None:
                 if self._store_says_over():
                     return False
-                self._join(since)
+                self._join(waited)
                 continue
             try:
                 owed, self._owed = self._owed, None
                 if owed is not None:
                     self._link.send(owed)
+                    self._draw_ahead()
                     self._prepare()
                 message = self._link.receive()
             except Broken:
                 self._drop()
                 continue
-            since = time.monotonic()
+            waited = Waited(self._absence, MEET_SECONDS + 1)
             match message.says["kind"]:
                 case "round":
                     self._take_over(message)
@@ -187,6 +211,11 @@ class Worker:
                     raise CollaborationError(
                         f"The coordinator refused worker {self.worker}: {message.says['why']}."
                     )
+
+    def _draw_ahead(self) -> None:
+        """Read the next batch, where that was not done: while others compute, it costs no time."""
+        if self._drawn is not None and self._ahead is UNDRAWN:
+            self._ahead = next(self._drawn, OVER)
 
     def _take_over(self, message: Message) -> None:
         self._round = message.says["round"]
@@ -213,7 +242,9 @@ class Worker:
                 state[name].copy_(value)
         if self._session is None:
             self._sizes = sizes
-            self._session = self._make(sizes, message.says["run_id"])
+            label = f"{message.says['opening']}/{self._life}"
+            self._session = self._make(sizes, message.says["run_id"], label)
+            self._session.at_once = AHEAD
             if isinstance(self._session, HandsOver):
                 self._session.hand_over = self._hand_over
             else:
@@ -244,13 +275,13 @@ class Worker:
 
     # -- coming and going -----------------------------------------------------------------------
 
-    def _join(self, since: float) -> None:
+    def _join(self, waited: Waited) -> None:
         """Ask for a link until there is one.
 
         Raises:
             CollaborationError: nobody answers.
         """
-        if time.monotonic() - since > self._absence:
+        if waited.is_enough():
             raise CollaborationError(
                 f"Worker {self.worker} reached no coordinator for "
                 f"{words.duration(self._absence)}. What it uploaded is on record; start it again "

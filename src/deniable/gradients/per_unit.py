@@ -65,9 +65,7 @@ class PerUnitGradients:
         keep = self.keep[units].to(values.device)
         return torch.where(keep.view(-1, *([1] * (values.ndim - 1))), values, 0)
 
-    def weighted_sums(
-        self, weights: Tensor | Mapping[str, Tensor]
-    ) -> Iterator[tuple[str, Tensor]]:
+    def weighted_sums(self, weights: Tensor | Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """`sum_i weights[i] * gradient_i` for every parameter; zeros for those not used.
 
         One after another: no more of them exist at once than are kept.

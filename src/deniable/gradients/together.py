@@ -53,9 +53,7 @@ class Together:
         """See `Shards.gathered`."""
         return self._shards.gathered(wanted)
 
-    def _take_turns(
-        self, forward: ForwardCall, look: Callable[[], object], wanted: bool
-    ) -> None:
+    def _take_turns(self, forward: ForwardCall, look: Callable[[], object], wanted: bool) -> None:
         if wanted:
             look()
         while self._shards.ranks.any(False):

@@ -249,6 +249,10 @@ def _explodes(results: Results) -> Verdict:
         error is None or error > 0.9 * CHANCE,
         f"error {_said(results, 'plain')}, where always answering 1 gives {CHANCE:.3f}; the "
         f"largest gradient had norm {'infinity' if worst is None else f'{worst:.2g}'}",
+        "It happens within the first few hundred steps. From then on the answer is a constant, and "
+        "what is left of the gradient is small."
+        if worst is None
+        else "",
     )
 
 

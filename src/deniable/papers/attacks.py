@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from deniable import bounds
 from deniable.accounting import privacy_curve
 from deniable.audit.disagreement import Disagreement, disagreement, opinion
-from deniable.audit.inversion import Inversion, class_means, correlation, ranks, smoothed
+from deniable.audit.inversion import Inversion, class_means, correlation, ranks, smoothed, stretched
 from deniable.audit.membership import Candidates, membership_inference
 from deniable.audit.observing import confidences
 from deniable.audit.pictures import Curves
@@ -24,6 +24,7 @@ from deniable.audit.roc import Estimate, Roc
 from deniable.audit.shadows import train_shadows
 from deniable.data import class_names, load
 from deniable.models import optimizer_for
+from deniable.papers.encoded import encode
 from deniable.papers.networks import network
 from deniable.papers.points import Attacked, Training, Watch
 from deniable.plan import Plan
@@ -31,7 +32,7 @@ from deniable.session import attach
 from deniable.training.run import finite
 
 RATES = (0.001, 0.01)
-INVERSION = Inversion(steps=300, rate=0.5, weight_decay=0.05, process=smoothed)
+INVERSION = Inversion(process=smoothed)
 TYPICAL = 6  # ordinary examples that stand below the rare ones
 
 Rows = tuple[Tensor, Tensor]
@@ -163,9 +164,9 @@ def _inversion(point: Attacked, watch: Watch, data_dir: Path | None) -> dict[str
         "among": int(alike.shape[1]) + 1,
         "names": [*class_names(training.data), *kinds],
         "shape": list(inputs.shape[1:]),
-        "means": _hexadecimal(means),
-        "singles": _hexadecimal(single),
-        "recovered": _hexadecimal(_stretched(recovered)),
+        "means": encode(means.numpy()),
+        "singles": encode(single.numpy()),
+        "recovered": encode(stretched(recovered).numpy()),
     }
 
 
@@ -188,13 +189,6 @@ def _singles(
     if name == "negatives":
         kinds = tuple(f"negative {kind}" for kind in kinds)
     return torch.from_numpy(np.stack(pictures)), torch.from_numpy(np.stack(others)), kinds
-
-
-def _stretched(images: Tensor) -> Tensor:
-    """Each image in its own contrast, from 0 to 1."""
-    flat = images.flatten(1)
-    low, high = flat.min(1, keepdim=True)[0], flat.max(1, keepdim=True)[0]
-    return ((flat - low) / (high - low).clamp(min=1e-12)).view_as(images)
 
 
 # -- rare examples --------------------------------------------------------------------------------
@@ -256,7 +250,7 @@ def _example(found: Disagreement, rows: Rows, row: int) -> dict[str, Any]:
         "plain": [int(plain.predicted[row]), round(float(plain.sure[row]), 4)],
         "private": [int(private.predicted[row]), round(float(private.sure[row]), 4)],
         "doubt": round(float(private.probabilities[row]), 4),
-        "image": _hexadecimal(rows[0][row : row + 1])[0],
+        "image": encode(rows[0][row : row + 1].numpy())[0],
     }
 
 
@@ -292,7 +286,7 @@ def trained(
     )  # fmt: skip
     bound = getattr(bounds, training.bound.name)(**training.bound.arguments)
     private = attach(model, optimizer, plan, bound, seed=seed)
-    for drawn, labels, weights in private.batches(_filled(inputs, targets, size)):
+    for drawn, labels, weights in private.batches(filled(inputs, targets, size)):
         losses = nn.functional.cross_entropy(model(drawn), labels, reduction="none")
         private.backward(losses * weights)
         optimizer.step()
@@ -301,7 +295,7 @@ def trained(
     return model.eval(), plan
 
 
-def _filled(inputs: Tensor, targets: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+def filled(inputs: Tensor, targets: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Rows with weights: those that are there with one, and as many more with zero as are lacking.
 
     A row of weight zero has no gradient, so that a data set with one example more differs by that
@@ -346,12 +340,6 @@ def _cost(plan: Plan | None) -> dict[str, Any]:
 def _tensors(*arrays: np.ndarray) -> Rows:
     inputs, targets = (torch.from_numpy(each) for each in arrays)
     return inputs, targets
-
-
-def _hexadecimal(images: Tensor) -> list[str]:
-    """Each image as bytes in hexadecimal, a byte a value."""
-    grey = (images.clamp(0, 1) * 255).round().to(torch.uint8)
-    return [each.numpy().tobytes().hex() for each in grey]
 
 
 _ATTACKS: dict[str, Callable[[Attacked, Watch, Path | None], dict[str, Any]]] = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deniable.runfolder import replaced
+from deniable.canvas import figure_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +92,7 @@ class Panel:
         if self.percent:
             axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
         if len(self.lines) > 1:
-            axes.legend(fontsize="small")
+            axes.legend(fontsize="small", frameon=False)
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,13 @@ class Bars:
             heights = [0.0 if share is None else share for share in shares]
             bars = axes.bar(at, heights, width * 0.94, color=_BARS[position % 4], label=label)
             said = ["" if share is None else f"{100 * share:.1f}%" for share in shares]
-            axes.bar_label(bars, said, padding=2, fontsize="small")
+            axes.bar_label(bars, said, padding=2, fontsize="x-small")
+        axes.grid(visible=False, axis="x")
         axes.set_xticks(range(len(self.groups)), self.groups)
         axes.set(ylabel=self.y, title=self.title, ylim=(self.start, 1.0 + 0.2 * (1 - self.start)))
-        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%" if share <= 1 else "")
-        axes.legend(fontsize="small", ncols=len(self.series), loc="upper center")
+        axes.set_yticks([each for each in axes.get_yticks() if self.start <= each <= 1])
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+        axes.legend(fontsize="small", frameon=False, ncols=len(self.series), loc="upper center")
 
 
 _BARS = ("#999999", "#0072b2", "#d55e00", "#009e73")
@@ -138,26 +140,16 @@ def draw(path: Path, *panels: Panel | Bars, columns: int = 3) -> None:
     """Write a figure; a panel without curves is left out, and nothing is written without panels.
 
     Args:
-        path: the PNG file, which is replaced whole.
+        path: the file, which is replaced whole.
         panels: from left to right, then downwards.
         columns: how many stand beside each other.
     """
     kept = [each for each in panels if isinstance(each, Bars) or each.lines]
     if not kept:
         return
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     across = min(columns, len(kept))
     down = -(-len(kept) // across)
-    figure = Figure(figsize=(max(6.0, 4.6 * across), 3.9 * down), layout="constrained")
-    FigureCanvasAgg(figure)
-    for position, panel in enumerate(kept):
-        axes = figure.add_subplot(down, across, position + 1)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", alpha=0.3)
-        axes.set_axisbelow(True)
-        panel.draw(axes)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as file:
-        figure.savefig(file, format="png", metadata={"Software": None})
+    with figure_file(path, (max(6.0, 4.6 * across), 3.9 * down)) as figure:
+        for position, panel in enumerate(kept):
+            panel.draw(figure.add_subplot(down, across, position + 1))

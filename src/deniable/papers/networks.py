@@ -50,19 +50,9 @@ class _Single(nn.Module):
         return inputs.float()
 
 
-def linear(shape: Sequence[int], classes: int, groups: int) -> nn.Module:
-    """Group normalisation of each example's channels, and one linear layer.
-
-    Tramer & Boneh (2021, "Differentially Private Learning Needs Better Features (or Much More
-    Data)", section 2.2) use it on scattering features: what normalises is the example itself.
-    """
-    inputs = math.prod(shape)
-    return nn.Sequential(
-        _Single(),
-        nn.GroupNorm(groups, shape[0], affine=False),
-        nn.Flatten(),
-        nn.Linear(inputs, classes),
-    )
+def linear(shape: Sequence[int], classes: int) -> nn.Module:
+    """One linear layer."""
+    return nn.Sequential(_Single(), nn.Flatten(), nn.Linear(math.prod(shape), classes))
 
 
 def char_lstm(_shape: Sequence[int], classes: int, width: int = 256) -> nn.Module:

@@ -63,7 +63,6 @@ class Training:
         seed: of everything; the data sets are public.
         train_rows: how many training rows are used, from the first on; None: all.
         held_out: how many training rows, from the last on, stand in for the test set.
-        views: each drawn example stands in its batch so many times, mirrored in half of them.
         rows: at most so many rows in memory at once.
         sampling: how batches are drawn.
         noise_per: what gets noise of deviation `noise_multiplier` times the clip norm: the sum of a
@@ -86,7 +85,6 @@ class Training:
     seed: int = 0
     train_rows: int | None = None
     held_out: int = 0
-    views: int = 1
     rows: int | None = None
     sampling: str = "poisson"
     noise_per: str = "batch"
@@ -95,7 +93,7 @@ class Training:
     @property
     def work(self) -> float:
         """Examples to be passed through the model, weighted with what one costs."""
-        return self.epochs * (self.train_rows or ROWS[self.data]) * self.views * self.cost
+        return self.epochs * (self.train_rows or ROWS[self.data]) * self.cost
 
     def but(self, **changes: Any) -> Self:
         """The same with other values."""
@@ -205,6 +203,58 @@ class Attacked:
         } | beside
 
 
-Point = Training | Recurrent | Attacked | Language
+@dataclass(frozen=True)
+class Together:
+    """A network that workers train for a coordinator, each a process of one thread.
+
+    Attributes:
+        data: which data set.
+        hidden: units of the one layer.
+        components: public principal components that images become (Fashion-MNIST's); 0: none.
+        batch_size: how many examples a round draws on average, over all workers.
+        steps: rounds.
+        workers: how many.
+        mode: "central" or "local".
+        upload: which share of the coordinates a worker sends.
+        carry: whether it adds what it left out to the next upload.
+        lr: the learning rate; or that of the first and that of the last round.
+        norm: of the clip.
+        noise_multiplier: of the plan; None: solved for `epsilon`.
+        epsilon: of the whole training.
+        delta: of the guarantee.
+        seed: of everything; the data sets are public.
+    """
+
+    data: str
+    hidden: int
+    components: int
+    batch_size: int
+    steps: int
+    workers: int
+    mode: str = "central"
+    upload: float = 1.0
+    carry: bool = False
+    lr: float | tuple[float, float] = 0.1
+    norm: float = 4.0
+    noise_multiplier: float | None = None
+    epsilon: float | None = None
+    delta: float = 1e-5
+    seed: int = 0
+
+    @property
+    def work(self) -> float:
+        """In examples of one process, about; a round costs something beside its examples."""
+        return float(self.steps * (self.batch_size + 300))
+
+    def but(self, **changes: Any) -> Self:
+        """The same with other values."""
+        return replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every setting, by name."""
+        return asdict(self)
+
+
+Point = Training | Recurrent | Attacked | Language | Together
 
 _ALWAYS = ("noise_multiplier", "epsilon", "delta", "seed", "optimizer")

@@ -31,9 +31,9 @@ def clip_from_pretraining(
     optimizer = torch.optim.SGD(trained.parameters(), lr=lr)
     inputs, targets = public
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-    for some in order.split(batch_size):
+    for some in torch.split(order, batch_size):
         optimizer.zero_grad()
-        F.cross_entropy(trained(inputs[some]), targets[some]).backward()
+        F.cross_entropy(trained(inputs[some]), targets[some]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     few = order[:ROWS_LOOKED_AT]
     return Clip.from_public(

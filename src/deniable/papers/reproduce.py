@@ -15,7 +15,7 @@ from deniable.errors import SettingsError
 from deniable.papers.catalogue import PAPERS
 from deniable.papers.claims import Experiment, Paper
 from deniable.papers.pages import write_page
-from deniable.papers.points import Attacked, Language, Point, Recurrent, Watch
+from deniable.papers.points import Attacked, Language, Point, Recurrent, Together, Watch
 from deniable.papers.results import Results, Row
 
 
@@ -153,10 +153,12 @@ def _run(chosen: Chosen, folder: Path, clock: _Clock, data_dir: Path | None) -> 
 
 def _train(point: Point, folder: Path, watch: Watch, data_dir: Path | None) -> Row | None:
     """What came of it, or None when Ctrl-C asked to stop; torch is loaded here and not before."""
-    from deniable.papers import attacks, exploding, language, training
+    from deniable.papers import attacks, collaboration, exploding, language, training
 
     if isinstance(point, Attacked):
         return attacks.attack(point, watch, data_dir)
+    if isinstance(point, Together):
+        return collaboration.train(point, watch, data_dir)
     if isinstance(point, Recurrent):
         return exploding.train(point, watch)  # a minute: nothing is kept for a second call
     if isinstance(point, Language):

@@ -9,21 +9,10 @@ papers, so that the coefficients agree with theirs up to their order.
 from __future__ import annotations
 
 import math
-import secrets
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from deniable.data import fingerprint
-
-Floats = npt.NDArray[Any]
-
-PIECE = 100  # images at once
 SCALES = 2
 ANGLES = 8
 COEFFICIENTS = 1 + ANGLES * SCALES + ANGLES**2 * SCALES * (SCALES - 1) // 2
@@ -98,10 +87,6 @@ class Scattering(nn.Module):
         return averaged.real[..., inside:-inside, inside:-inside]
 
 
-def _silent(_: int) -> None:
-    pass
-
-
 def _modulus(spectrum: Tensor) -> Tensor:
     """The spectrum of the modulus of what has this spectrum."""
     found: Tensor = torch.fft.fft2(torch.fft.ifft2(spectrum).abs())
@@ -156,36 +141,3 @@ def _gabor(size: int, sigma: float, turn: float, frequency: float, slant: float)
             phase = frequency * (row * math.cos(turn) + column * math.sin(turn))
             total += torch.polar(exponent.exp(), phase)
     return total / (2 * math.pi * sigma**2 / slant)
-
-
-def scattered(images: Floats, folder: Path, progress: Callable[[int], None] = _silent) -> Floats:
-    """The coefficients of images, computed once and kept in a file named after the images.
-
-    Args:
-        images: `(examples, channels, size, size)`.
-        folder: where the file is kept; a file that stands there is whole.
-        progress: told how many images are done.
-
-    Returns:
-        `(examples, channels * 81, size / 4, size / 4)` in float16, mapped from the file.
-    """
-    path = folder / f"scattering-{fingerprint(images)[:16]}.npy"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        transform = Scattering(images.shape[-1])
-        first = transform(torch.from_numpy(images[:1]))
-        fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
-        try:
-            kept = np.lib.format.open_memmap(
-                fresh, mode="w+", dtype=np.float16, shape=(len(images), *first.shape[1:])
-            )
-            for start in range(0, len(images), PIECE):
-                found = transform(torch.from_numpy(images[start : start + PIECE]))
-                kept[start : start + PIECE] = found.numpy()
-                progress(min(start + PIECE, len(images)))
-            kept.flush()
-            fresh.replace(path)
-        finally:
-            fresh.unlink(missing_ok=True)
-    mapped: Floats = np.load(path, mmap_mode="c")
-    return mapped

@@ -19,7 +19,6 @@ from deniable import bounds, checkpoint
 from deniable.accounting import Meter, noise_multiplier_for, nominal_spent, spent
 from deniable.data import Arrays, load
 from deniable.events import ComposedEvent, Event
-from deniable.grouping import Augmented, Example
 from deniable.ledger import Ledger
 from deniable.models import optimizer_for
 from deniable.noise import per_unit
@@ -112,8 +111,8 @@ def _data(point: Training, ledger: Ledger, data_dir: Path | None, *, fresh: bool
     """The data set, cut and turned into features."""
     data = load(point.data, data_dir)
     features = point.features or Named("none")
-    whole = Arrays(fixed(features.name, data.train.inputs), data.train.targets)
-    tested = Arrays(fixed(features.name, data.test.inputs), data.test.targets)
+    whole = Arrays(fixed(features, data.train.inputs), data.train.targets)
+    tested = Arrays(fixed(features, data.test.inputs), data.test.targets)
     rows = len(whole.inputs) - point.held_out
     groups = {
         "train": _cut(whole, 0, min(rows, point.train_rows or rows)),
@@ -167,7 +166,6 @@ def _run(
         optimizer,
         plan,
         bound,
-        unit=Augmented(point.views, mirrored) if point.views > 1 else Example(),
         ledger=ledger,
         run_id=record["run_id"],
         budget=math.inf,
@@ -206,15 +204,11 @@ def _plan(point: Training, examples: int, released: Event, noise: float | None) 
             point.epsilon,
             delta,
         )
-    plan = Plan(
-        examples, size, delta=delta, noise_multiplier=noise, steps=steps, sampling=sampling
-    )
+    plan = Plan(examples, size, delta=delta, noise_multiplier=noise, steps=steps, sampling=sampling)
     if point.epsilon is None or noise == 0:
         return plan
     room = plan.steps_within(point.epsilon, 0, released)
-    return Plan(
-        examples, size, delta=delta, noise_multiplier=noise, steps=room, sampling=sampling
-    )
+    return Plan(examples, size, delta=delta, noise_multiplier=noise, steps=room, sampling=sampling)
 
 
 def _bound(point: Training, model: nn.Module, public: tuple[Tensor, Tensor] | None) -> bounds.Bound:
@@ -232,13 +226,6 @@ def _named_bound(named: Named) -> bounds.Bound:
         )
     made: bounds.Bound = getattr(bounds, named.name)(**named.arguments)
     return made
-
-
-def mirrored(images: Tensor) -> Tensor:
-    """Every second view of each example turned left to right."""
-    turned = images.clone()
-    turned[1::2] = images[1::2].flip(-1)
-    return turned
 
 
 def rate_at(point: Training, epoch: float) -> float:

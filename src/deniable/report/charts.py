@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from deniable import words
 from deniable.units import PrivacyCurve, Spent
 
 if TYPE_CHECKING:
@@ -121,13 +122,64 @@ def history(
         return _svg(figure, name, label)
 
 
-def attacker(name: str, limit: Spent | PrivacyCurve, *, label: str) -> Markup:
+def brackets(
+    name: str, measured: Sequence[tuple[str, float]], claim: float, *, label: str
+) -> Markup:
+    """Lower bounds and the claim on one axis of epsilon: between them lies the truth.
+
+    Args:
+        name: a word that no other chart of the page has; its ids begin with it.
+        measured: what each measurement is called, and its lower bound.
+        claim: the upper bound.
+        label: what the chart shows, for who cannot see it.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    most = max(claim, *(value for _, value in measured))
+    size = (WIDE[0], 1.25 + 0.55 * len(measured))
+    with _style({"axes.grid.axis": "x", "ytick.major.size": 0}):
+        figure, axes = _canvas(size)
+        for row, (title, value) in enumerate(measured):
+            axes.plot([value, claim], [row, row], color=_SOFT, linewidth=7)
+            axes.plot([value], [row], color=_SERIES, marker="o", markersize=8, clip_on=False)
+            axes.annotate(
+                title,
+                (0, row),
+                xytext=(2, 9),
+                textcoords="offset points",
+                color=_MUTED,
+            )
+            axes.annotate(
+                words.rounded_down(value, 3),
+                (value, row),
+                xytext=(9, -4),
+                textcoords="offset points",
+                color=_INK,
+            )
+        axes.axvline(claim, color=_SERIES)
+        axes.annotate(
+            f"claimed {words.rounded_up(claim)}",
+            (claim, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(-5 if claim > 0.3 * most else 5, 2),
+            textcoords="offset points",
+            ha="right" if claim > 0.3 * most else "left",
+            color=_INK,
+        )
+        axes.set(xlim=(0, 1.06 * most or 1), ylim=(len(measured) - 0.6, -0.8), xlabel="epsilon")
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.set_yticks([])
+        return _svg(figure, name, label)
+
+
+def attacker(name: str, limit: Spent | PrivacyCurve, *, label: str, found: Points = ()) -> Markup:
     """The most true positives of any membership test, over its false positives; guessing below.
 
     Args:
         name: a word that no other chart of the page has; its ids begin with it.
         limit: what its `attacker_true_positive_rate` says is drawn.
         label: what the chart shows, for who cannot see it.
+        found: false- and true-positive rates that an attack was measured to have.
     """
     from matplotlib.ticker import FuncFormatter
 
@@ -139,6 +191,10 @@ def attacker(name: str, limit: Spent | PrivacyCurve, *, label: str) -> Markup:
         axes.fill_between(rates, best, rates, color=_SOFT, linewidth=0)
         axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=1.2, dashes=(4, 3), clip_on=False)
         axes.plot(rates, best, color=_SERIES, clip_on=False)
+        if found:
+            axes.plot(*zip(*found, strict=True), color=_INK, linewidth=1.4, dashes=(1.2, 1.2))
+            below = max((y for x, y in found if x <= 0.4), default=0.0)
+            axes.text(0.43, below - 0.02, "measured", color=_INK, va="top")
         axes.text(0.52, 0.465, "guessing", color=_MUTED, va="top")
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="wrongly named, of those not in the data")
         axes.set_title("found, of those in the data", loc="left", color=_MUTED, fontsize=11)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from deniable import words
+from deniable.report.measured import Measured
 from deniable.report.record import Record, mapping, number
 from deniable.report.statement import Statement
 from deniable.units import Spent
@@ -28,10 +30,26 @@ def notices(record: Record, statement: Statement, spent: Spent | None) -> list[N
         _ledger(record, statement, spent),
         _nominal(record),
         *_sampling(statement, spent),
+        _together(record, spent),
         _delta(record),
         _status(record),
     ]
     return sorted((each for each in found if each), key=lambda notice: notice.kind != "danger")
+
+
+def refuted(found: Measured | None) -> list[Notice]:
+    """The gravest notice of all: what was measured is more than what is claimed."""
+    if found is None or found.holds:
+        return []
+    failed = "; ".join(each.name for each in found.rows if not each.stands)
+    return [
+        Notice(
+            "danger",
+            "What was measured exceeds what is claimed",
+            f"The audit refutes the epsilon on this page ({failed}). Do not rely on it, and do not "
+            "release the model.",
+        )
+    ]
 
 
 def _privacy(spent: Spent | None) -> Notice | None:
@@ -117,6 +135,24 @@ def _sampling(statement: Statement, spent: Spent | None) -> list[Notice]:
         Notice("caution", "No amplification by sampling is claimed", note)
         for note in statement.notes
     ]
+
+
+def _together(record: Record, spent: Spent | None) -> Notice | None:
+    about = record.section("collaboration")
+    if spent is None or not spent.is_private or not about.get("guarantee"):
+        return None
+    found = about.get("claims")
+    parts = [
+        f"{number(each, 'units') or 0:,.0f} units at {words.rounded_up(number(each, 'epsilon'))}"
+        for each in (found if isinstance(found, list) else [])
+        if isinstance(each, Mapping) and number(each, "epsilon") is not None
+    ]
+    own = f" By the workers' own ledgers: {', '.join(parts)}." if parts else ""
+    return Notice(
+        "caution",
+        f"Trained by {about.get('workers')} workers: against whom this holds",
+        f"{about['guarantee']}{own}",
+    )
 
 
 def _delta(record: Record) -> Notice | None:

@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from deniable import words
 from deniable.report.command import command
 from deniable.report.figures import figures, numbers
-from deniable.report.notices import notices
+from deniable.report.measured import measured
+from deniable.report.notices import notices, refuted
 from deniable.report.record import Record, number
 from deniable.report.statement import Statement, state
 from deniable.runfolder import RunFolder, replaced
@@ -33,19 +34,20 @@ def render(run_folder: Path) -> Path:
     folder = RunFolder(Path(run_folder))
     record = Record(folder.read())
     statement = state(folder.ledger_of(record.values), record.delta, record.shared_run)
-    text = page(record, statement, folder.path.resolve().name)
+    text = page(record, statement, folder.path.resolve().name, folder.audit)
     with replaced(folder.report) as file:
         file.write(text.encode("utf-8", "replace"))
     return folder.report
 
 
-def page(record: Record, statement: Statement, name: str) -> str:
+def page(record: Record, statement: Statement, name: str, audit: Path | None = None) -> str:
     """The page as text: the same record, statement and name give the same text.
 
     Args:
         record: what `run.json` says.
         statement: what the ledger says.
         name: what the run folder is called.
+        audit: where what was measured is, if anything was.
     """
     environment = Environment(
         loader=PackageLoader("deniable.report"),
@@ -63,6 +65,7 @@ def page(record: Record, statement: Statement, name: str) -> str:
     )
     spent = claim(record, statement)
     limit = _limit(spent, statement)
+    found = None if audit is None else measured(audit, record, limit)
     return environment.get_template("report.html").render(
         name=name,
         record=record,
@@ -70,7 +73,8 @@ def page(record: Record, statement: Statement, name: str) -> str:
         spent=spent,
         private=spent is not None and spent.is_private,
         headline=_headline(record, spent),
-        notices=notices(record, statement, spent),
+        notices=[*refuted(found), *notices(record, statement, spent)],
+        measured=found,
         meaning=words.meaning(limit) if limit else (),
         attacks=_attacks(limit),
         figures=figures(record, spent, limit),

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deniable.audit.subject import Subject
+from deniable.settings import Settings
+from deniable.training import begin, fit
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "digits"
+    settings = Settings.choose(
+        "digits", epochs=2.0, batch_size=200, epsilon=2.0, seed=3, checkpoint_seconds=60.0
+    )
+    assert fit(begin(settings, path))
+    return path
+
+
+def weights_of(model: nn.Module) -> Tensor:
+    return torch.cat([each.detach().flatten() for each in model.parameters()])
+
+
+def test_a_loaded_run_computes_what_it_computed_when_it_ended(run: Path) -> None:
+    from deniable.runfolder import RunFolder
+    from deniable.training import evaluate
+
+    subject = Subject.load(run)
+    accuracy, _ = evaluate(subject.model, *subject.test_rows)
+    assert accuracy == RunFolder(run).read()["results"]["test_accuracy"]
+    assert subject.name == "digits"
+
+
+def test_its_guarantee_is_that_of_its_ledger(run: Path) -> None:
+    subject = Subject.load(run)
+    curve = subject.guarantee()
+    assert curve is not None
+    nearest = min(curve.points, key=lambda each: abs(np.log(each.delta / 1e-5)))
+    assert nearest.epsilon == pytest.approx(subject.plan.epsilon, rel=0.02)
+
+
+def test_another_model_is_trained_alike_on_other_rows_with_noise_of_its_own(run: Path) -> None:
+    subject = Subject.load(run)
+    inputs, targets = subject.train_rows
+    first, second = (subject.train_another(inputs[:700], targets[:700]) for _ in range(2))
+    weights = [weights_of(model) for model in (first, second)]
+    assert not torch.allclose(*weights)
+    assert not first.training
+    own = weights_of(subject.model)
+    assert 0.3 < float(weights[0].norm() / own.norm()) < 3
