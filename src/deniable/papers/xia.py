@@ -563,12 +563,12 @@ UPLOAD = Experiment(
         for name, each in _shares((1.0, 0.1)).items()
     },
     claims=(
-        Claim("bytes", "Selective upload saves transfers", _few_bytes, of="upload="),
+        Claim("bytes", "Selective upload saves transfers", _few_bytes, of="upload=1"),
         Claim(
             "accuracy",
             "The gradients that vary greatly are enough to update the model",
             _little_lost,
-            of="upload=",
+            of="upload=1",
         ),
     ),
     draw=_upload_figure,
