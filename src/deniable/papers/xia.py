@@ -159,7 +159,8 @@ FIGURE_4 = Experiment(
 
 # -- figure 5 -------------------------------------------------------------------------------------
 
-EPSILONS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
+EPSILONS = (0.55, 0.6, 0.7, 0.8, 0.9)
+LEAST, MOST = EPSILONS[0], EPSILONS[-1]
 DELTAS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
@@ -198,20 +199,19 @@ def _grows(results: Results) -> Verdict:
     return Verdict(
         all(later >= earlier - 0.005 for earlier, later in pairwise(rising)),
         f"at delta 1e-5: {said}",
-        "Rising: no step down of more than half a point. One training, read where its epsilon is "
-        "spent; past 60 epochs it was not continued.",
+        "Rising: no step down of more than half a point.",
     )
 
 
 def _epsilon_more(results: Results) -> Verdict:
     surface = _surface(results)
     usual = surface[1e-5]
-    by_epsilon = (usual[2.0] or 0.0) - (usual[0.5] or 0.0)
-    by_delta = (surface[1e-1][0.5] or 0.0) - (usual[0.5] or 0.0)
+    by_epsilon = (usual[MOST] or 0.0) - (usual[LEAST] or 0.0)
+    by_delta = (surface[1e-1][LEAST] or 0.0) - (usual[LEAST] or 0.0)
     return Verdict(
         by_epsilon > by_delta,
-        f"from epsilon 0.5 to 2 at delta 1e-5: {percent(by_epsilon, 1)} more; from delta 1e-5 to "
-        f"0.1 at epsilon 0.5: {percent(by_delta, 1)} more",
+        f"from epsilon {LEAST:g} to {MOST:g} at delta 1e-5: {percent(by_epsilon, 1)} more; from "
+        f"delta 1e-5 to 0.1 at epsilon {LEAST:g}: {percent(by_delta, 1)} more",
         "A delta of 0.1 lets every tenth example be published: it protects nobody.",
     )
 
@@ -228,17 +228,19 @@ def _figure_5(results: Results, path: Path) -> None:
         )
         for delta, of_delta in surface.items()
     ]
-    panel = Panel(
-        "epsilon", "accuracy", lines, results.data, logarithmic="x", x_at=EPSILONS
-    )  # fmt: skip
-    draw(path, panel)
+    draw(path, Panel("epsilon", "accuracy", lines, results.data, x_at=EPSILONS))
 
 
 FIGURE_5 = Experiment(
     name="figure-5",
     title="Figure 5: accuracy against epsilon and delta, at noise scale 4",
-    settings=ABOUT + "One training of 60 epochs; its accuracy is read where epsilon is spent.",
-    points={"sigma=4": _point(4.0, 10.0, EPOCHS, components=16.0)},
+    settings=ABOUT
+    + (
+        "One training of 60 epochs, that of figure 4; its accuracy is read where epsilon is spent. "
+        "The components alone cost epsilon 0.5 at delta 1e-5, and all of it 0.9: between these two "
+        "the figure lies, where the paper's goes from 0.1 to 10."
+    ),
+    points={"sigma=4": _point(4.0, 2.0, EPOCHS)},
     quick={"sigma=4": _small(_point(4.0, 10.0, EPOCHS, components=16.0), 40.0)},
     claims=(
         Claim("epsilon", "Accuracy increases with epsilon", _grows),
@@ -563,12 +565,12 @@ UPLOAD = Experiment(
         for name, each in _shares((1.0, 0.1)).items()
     },
     claims=(
-        Claim("bytes", "Selective upload saves transfers", _few_bytes, of="upload="),
+        Claim("bytes", "Selective upload saves transfers", _few_bytes, of="upload=1"),
         Claim(
             "accuracy",
             "The gradients that vary greatly are enough to update the model",
             _little_lost,
-            of="upload=",
+            of="upload=1",
         ),
     ),
     draw=_upload_figure,
