@@ -74,19 +74,11 @@ def from_one_run(
     for count in tried:
         canaries, correct = right_guesses(coins, scores, count)
         if family is Family.GAUSSIAN:
-            mu = largest(
-                lambda mu, n=canaries, r=count, c=correct: _refuted(
-                    n, r, c, lambda rate: float(special.ndtr(special.ndtri(rate) - mu)), error
-                )
-            )
+            mu = _largest_mu(canaries, count, correct, error)
             epsilon = gaussian_epsilon(mu, delta)
         else:
             mu = None
-            epsilon = largest(
-                lambda each, n=canaries, r=count, c=correct: (
-                    _probability(n, r, c, each, delta) <= error
-                )
-            )
+            epsilon = _largest_epsilon(canaries, count, correct, delta, error)
         if best is None or epsilon > best.epsilon:
             seen = (("canaries", canaries), ("guesses", count), ("correct", correct))
             best = LowerBound(epsilon, delta, confidence, family, mu, seen)
@@ -172,12 +164,26 @@ def guesses_for(canaries: int, epsilon: float, delta: float, confidence: float =
         if count > canaries:
             continue
         right = int(count * _accuracy(mu, count / canaries))
-        bound = largest(
-            lambda each, r=count, c=right: _probability(canaries, r, c, each, delta) <= error
-        )
+        bound = _largest_epsilon(canaries, count, right, delta, error)
         if bound > best:
             best, chosen = bound, count
     return chosen
+
+
+def _largest_epsilon(
+    canaries: int, guesses: int, correct: int, delta: float, error: float
+) -> float:
+    return largest(lambda each: _probability(canaries, guesses, correct, each, delta) <= error)
+
+
+def _largest_mu(canaries: int, guesses: int, correct: int, error: float) -> float:
+    def refuted(mu: float) -> bool:
+        def least(rate: float) -> float:
+            return float(special.ndtr(special.ndtri(rate) - mu))
+
+        return _refuted(canaries, guesses, correct, least, error)
+
+    return largest(refuted)
 
 
 def _accuracy(mu: float, share: float) -> float:

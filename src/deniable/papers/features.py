@@ -17,7 +17,6 @@ from deniable.data.locate import cache
 from deniable.ledger import Ledger
 from deniable.papers.patches import Patches
 from deniable.papers.points import Named
-from deniable.papers.scattering import Scattering
 from deniable.pca import PrivatePCA
 
 Images = npt.NDArray[Any]
@@ -27,8 +26,6 @@ PIECE = 100  # images at once
 
 def fixed(features: Named, images: Images) -> Images:
     """Features that none of the images chose, which cost no privacy; `pca` leaves them alone."""
-    if features.name == "scattering":
-        return kept("scattering", lambda: Scattering(images.shape[-1]), images)
     if features.name == "patches":
         name = "-".join(["patches", *(f"{value}" for value in features.arguments.values())])
         return kept(name, lambda: Patches(**features.arguments), images)
