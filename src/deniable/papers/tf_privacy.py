@@ -381,8 +381,8 @@ def _alone(seed: int) -> Language:
         ),
         ORDINARY.but(
             batch_size=32,
-            epochs=16.0,
-            lr=((0.0, 0.003), (16.0, 0.0003)),
+            epochs=60.0,
+            lr=((0.0, 0.003), (60.0, 0.0003)),
             train_rows=TENTH,
             seed=seed,
         ),
@@ -464,7 +464,8 @@ ONE = Experiment(
         "one canary, inserted once, as in the announcement; each of the three has another number, "
         "other weights and other noise. So that there can be three, the text is the first tenth, "
         f"{TENTH:,} sequences. The private model: epsilon 8 at delta 1e-5, batches of 128 on "
-        "average, 3 epochs; the other one batches of 32, 16 epochs; the rest as above."
+        "average, 3 epochs; the other one batches of 32 and the 60 epochs of the tutorial; the "
+        "rest as above. After 16 epochs a first try had 10.9 bits."
     ),
     points={f"seed{seed}": _alone(seed) for seed in SEEDS},
     claims=(
