@@ -286,6 +286,8 @@ def local_plan(plan: Plan, mode: Mode, workers: int) -> Plan:
     Its part at the rate of the whole: under all of the noise in `Local`, one share in `Shares`.
     """
     share = mode.share(workers) if isinstance(mode, Shares) else 1.0
+    if share == 1:
+        return plan
     return Plan(
         plan.examples,
         plan.batch_size,
