@@ -42,6 +42,8 @@ MODULES = (
     "deniable.batchnorm",
     "deniable.eligibility",
     "deniable.scaling",
+    "deniable.ranks",
+    "deniable.shards",
     "deniable.gradients",
     "deniable.bounds",
     "deniable.canaries",

@@ -18,8 +18,9 @@ from deniable.cli import app
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = [
-    *("train", "plan", "explain", "search", "spend", "claim", "audit", "report", "reproduce"),
-    *("compare", "generate", "attack", "attack membership", "attack inversion", "attack rare"),
+    *("train", "plan", "explain", "search", "spend", "claim", "audit", "report"),
+    *("compare", "generate", "reproduce"),
+    *("attack", "attack membership", "attack inversion", "attack rare"),
     *("ledger", "ledger show", "ledger budget", "ledger close"),
 ]
 

@@ -126,9 +126,10 @@ def test_the_command_says_what_it_found_and_exits_with_0_when_nothing_is_refuted
     assert "Nothing refutes the claim" in result.output
 
 
-def test_a_gate_finds_noise_that_was_halved_while_the_run_trained(tmp_path: Path) -> None:
-    """By its canaries alone, when the code has been mended since."""
-    with BUGS["noise scaled by half"](0):
+def test_a_gate_finds_noise_that_was_too_small_while_the_run_trained(tmp_path: Path) -> None:
+    """By its canaries alone, when the code has been mended since: halved three times over."""
+    half = BUGS["noise scaled by half"]
+    with half(0), half(0), half(0):
         path = trained(tmp_path / "run", epsilon=1.0, mislabelled=None)
     refuted = [each.name for each in audit(path).failed()]
     assert "gradient canaries, if Gaussian" in refuted or "the claim's curve" in refuted

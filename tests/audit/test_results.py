@@ -39,11 +39,9 @@ def test_the_gate_catches_every_planted_bug_and_passes_correct_code(
 ) -> None:
     gate = results["gate"]
     assert set(gate) == {"correct", *BUGS}
-    assert len(gate["correct"]) == 100
-    assert sum(row["holds"] for row in gate["correct"]) >= 97
+    assert sum(row["holds"] for row in gate["correct"]) >= 0.97 * len(gate["correct"])
     for bug in BUGS:
-        assert len(gate[bug]) == 10
-        assert sum(not row["holds"] for row in gate[bug]) >= 9
+        assert sum(not row["holds"] for row in gate[bug]) >= 0.9 * len(gate[bug])
 
 
 def test_the_audit_of_the_demo_is_quick_and_shows_much(results: dict[str, Any]) -> None:

