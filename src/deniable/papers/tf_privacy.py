@@ -367,7 +367,7 @@ LANGUAGE = Experiment(
 # -- one canary alone ------------------------------------------------------------------------------
 
 TENTH = 6400
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 
 
 def _alone(seed: int) -> Language:
@@ -461,8 +461,8 @@ ONE = Experiment(
     settings=(
         "Above, 48 canaries of the same form share a text, and a model that expects the numbers of "
         "those that are repeated 256 times finds all others less likely. Here each training has "
-        "one canary, inserted once, as in the announcement; each of the three has another number, "
-        "other weights and other noise. So that there can be three, the text is the first tenth, "
+        "one canary, inserted once, as in the announcement; each of the two has another number, "
+        "other weights and other noise. So that there can be two, the text is the first tenth, "
         f"{TENTH:,} sequences. The private model: epsilon 8 at delta 1e-5, batches of 128 on "
         "average, 3 epochs; the other one batches of 32 and the 60 epochs of the tutorial; the "
         "rest as above. After 16 epochs a first try had 10.9 bits."
