@@ -96,20 +96,23 @@ class Training:
             AssertionError: one did not end in time, or raised.
         """
         limit, found = time.monotonic() + seconds, dict[int, Any]()
-        for rank, process in self.processes.items():
-            if rank in but:
-                continue
-            process.join(max(0.0, limit - time.monotonic()))
-            if process.is_alive():
+        waited = [(rank, each) for rank, each in self.processes.items() if rank not in but]
+        while running := [rank for rank, each in waited if each.is_alive()]:
+            self._read(found)  # a process does not end before what it returns is read
+            if time.monotonic() > limit:
                 self.end()
-                raise AssertionError(f"Process {rank} did not end within {seconds} s.")
+                raise AssertionError(f"Process {running[0]} did not end within {seconds} s.")
+            time.sleep(0.01)
+        self._read(found)
+        return found
+
+    def _read(self, found: dict[int, Any]) -> None:
         while not self.results.empty():
             rank, value = self.results.get()
             if isinstance(value, str) and value.startswith("Traceback"):
                 self.end()
                 raise AssertionError(f"Process {rank}: {value}")
             found[rank] = value
-        return found
 
     def end(self) -> None:
         """End what is left."""
