@@ -29,7 +29,7 @@ ORDER = (BATCH, FORWARD, INPUTS, NORMS, SUMS, BOUND, NOISE, RELEASE, OPTIMIZER)
 # another counts for the inner one alone, so "bound" is what is left of it without its sums.
 _INNER: tuple[tuple[type, str, str], ...] = (
     (Use, "receive", NORMS),
-    (PerUnitGradients, "weighted_sum", SUMS),
+    (PerUnitGradients, "_one_sum", SUMS),
     (PrivateSession, "_finish_piece", BOUND),
     (PrivateSession, "_release", RELEASE),
     (Gaussian, "add", NOISE),

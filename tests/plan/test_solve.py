@@ -1,4 +1,4 @@
-"""The batch size, where that is what a plan leaves out; and any of the four, for 300 plans."""
+"""The batch size, where that is what a plan leaves out; and any of the four, for 60 plans."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def schedules() -> st.SearchStrategy[Schedule | None]:
 
 
 @pytest.mark.slow
-@settings(max_examples=300, phases=[HypothesisPhase.generate], deadline=None)
+@settings(max_examples=60, phases=[HypothesisPhase.generate], deadline=None)
 @given(
     examples=power(2, 5).map(round),
     share=power(-2.5, -0.5),
