@@ -169,9 +169,8 @@ def from_scores(
 
     >>> generator = np.random.default_rng(0)
     >>> scores = generator.normal(size=20_000)
-    >>> bound = from_scores(
-    ...     scores[:10_000] + 1, scores[10_000:], delta=1e-5, family=Family.GAUSSIAN
-    ... )
+    >>> signal, noise = scores[:10_000] + 1, scores[10_000:]
+    >>> bound = from_scores(signal, noise, delta=1e-5, family=Family.GAUSSIAN)
     >>> 0.9 < bound.mu < 1.0
     True
     """

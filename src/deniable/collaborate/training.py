@@ -237,7 +237,7 @@ def measured_speed(model: nn.Module, shape: tuple[int, ...], device: torch.devic
 def rounded_speed(speed: float) -> float:
     """The nearest power of 1 + `ALIKE`.
 
-    >>> rounded_speed(1000.0) == rounded_speed(1030.0)
+    >>> rounded_speed(1000.0) == rounded_speed(950.0)
     True
     """
     base = torch.tensor(1 + ALIKE).log()
