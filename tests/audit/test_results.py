@@ -39,7 +39,8 @@ def test_the_gate_catches_every_planted_bug_and_passes_correct_code(
 ) -> None:
     gate = results["gate"]
     assert set(gate) == {"correct", *BUGS}
-    assert sum(row["holds"] for row in gate["correct"]) >= 0.97 * len(gate["correct"])
+    assert len(gate["correct"]) == 100
+    assert sum(row["holds"] for row in gate["correct"]) >= 97
     for bug in BUGS:
         assert sum(not row["holds"] for row in gate[bug]) >= 0.9 * len(gate[bug])
 
