@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deniable import words
+from deniable.cli import options
 from deniable.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ DataDir = Annotated[Path | None, typer.Option(help="Folder with the data files [
 Out = Annotated[
     Path | None, typer.Option(help="Picture to write: .png, .svg or .pdf [in the run's folder].")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 RATES = (0.001, 0.01)
 NOT_COVERED = (
@@ -56,7 +56,7 @@ def membership_command(
     ] = None,
     data_dir: DataDir = None,
     out: Out = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Try to tell training examples from others: an attack, no guarantee.
 
@@ -125,7 +125,7 @@ def inversion_command(
     ] = False,
     data_dir: DataDir = None,
     out: Out = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Look for what the model takes each class to be, on a sheet: an attack, no guarantee.
 
@@ -180,7 +180,7 @@ def rare_command(
     count: Annotated[int, typer.Option(min=1, help="How many examples to show.")] = 24,
     data_dir: DataDir = None,
     out: Out = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show the training images that a private run has learned least, beside one without privacy.
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deniable import words
+from deniable.cli import options
 from deniable.report import render
 from deniable.runfolder import RunFolder
 
@@ -21,10 +22,7 @@ ABOVE_CLAIM = 1
 
 
 def audit_command(
-    run_folder: Annotated[
-        Path,
-        typer.Argument(help="The folder that `deniable train` wrote: it holds run.json."),
-    ],
+    run_folder: options.Run,
     fail_above_claim: Annotated[
         bool,
         typer.Option(

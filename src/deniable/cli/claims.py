@@ -13,6 +13,7 @@ from rich.table import Table
 from deniable import words
 from deniable.accounting import spent
 from deniable.claim import Claim, Difference, read_claim, verify
+from deniable.cli import options
 from deniable.cli.claim import say
 from deniable.ledger import Ledger
 from deniable.runfolder import RunFolder, ledger_at, write_json
@@ -35,9 +36,7 @@ def claim_command(
         str | None, typer.Option(help="Who states epsilon: pld or rdp [as in the plan].")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the claim to this JSON file.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Say what a run's ledger proves, and on what that rests.
 

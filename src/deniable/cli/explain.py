@@ -15,7 +15,7 @@ from deniable import words
 from deniable.accounting import spent
 from deniable.accounting.ladder import Rung, ladder
 from deniable.accounting.slides import DELTA, EVENT, NOISE, RUNGS, STEPS
-from deniable.cli import claim
+from deniable.cli import claim, options
 from deniable.errors import PlanError
 from deniable.plan import Plan, Schedule
 
@@ -35,48 +35,23 @@ def explain_command(
     examples: Annotated[
         int | None, typer.Option(help="Examples in the data set [without any: the slides' plan].")
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Examples that a step draws on average.")
-    ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps, in place of epochs.")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="The most that may be spent.")] = None,
-    noise_multiplier: Annotated[
-        float | None,
-        typer.Option(
-            help="Noise over the clip norm (under replace: over twice that); 0 is NOT private."
-        ),
-    ] = None,
-    delta: Annotated[
-        float, typer.Option(help="Delta of the guarantee; well below 1 / examples.")
-    ] = DELTA,
-    noise_schedule: Annotated[
-        str | None,
-        typer.Option(
-            help="What the noise is multiplied by over the steps: linear:FIRST:LAST, "
-            "exponential:FIRST:LAST, stairs:RATIO, or LENGTH:FACTOR,LENGTH:FACTOR,..."
-        ),
-    ] = None,
-    batch_schedule: Annotated[str | None, typer.Option(help="The same for the batch size.")] = None,
-    sampling: Annotated[
-        str,
-        typer.Option(
-            help="How batches come about: poisson, truncated-poisson, fixed-size, shuffled or "
-            "own-loader."
-        ),
-    ] = "poisson",
-    max_batch_size: Annotated[
-        int | None, typer.Option(help="The largest batch of truncated-poisson.")
-    ] = None,
+    batch_size: options.BatchSize = None,
+    epochs: options.Epochs = None,
+    steps: options.Steps = None,
+    epsilon: options.Epsilon = None,
+    noise_multiplier: options.NoiseMultiplier = None,
+    delta: options.Delta = DELTA,
+    noise_schedule: options.NoiseSchedule = None,
+    batch_schedule: options.BatchSchedule = None,
+    sampling: options.Sampling = "poisson",
+    max_batch_size: options.MaxBatchSize = None,
     neighbouring: Annotated[
         str | None, typer.Option(help="add-or-remove or replace [as is usual for the sampling].")
     ] = None,
     figure: Annotated[
         Path | None, typer.Option(help="Draw epsilon against steps to this .svg, .png or .pdf.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show what one plan costs under each accountant, and why they differ.
 
@@ -97,8 +72,8 @@ def explain_command(
         sampling=sampling,
         max_batch_size=max_batch_size,
         neighbouring=neighbouring,
-        noise_schedule=None if noise_schedule is None else Schedule.parse(noise_schedule),
-        batch_schedule=None if batch_schedule is None else Schedule.parse(batch_schedule),
+        noise_schedule=Schedule.parse(noise_schedule),
+        batch_schedule=Schedule.parse(batch_schedule),
     )
     found = ladder(plan.event, plan.delta)
     of_slides = plan.event == EVENT and plan.delta == DELTA

@@ -13,6 +13,7 @@ from rich.console import Console
 from deniable import words
 from deniable.accounting import spent
 from deniable.claim import planned_delta
+from deniable.cli import options
 from deniable.cli.claim import RELATIONS, say, table
 from deniable.cli.spend import runs_table
 from deniable.errors import LedgerError
@@ -29,11 +30,10 @@ ledger_app = typer.Typer(
 Where = Annotated[
     Path, typer.Argument(help="A ledger, or the folder of a run in it.", metavar="LEDGER")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 @ledger_app.command("show")
-def show_command(path: Where, as_json: AsJson = False) -> None:
+def show_command(path: Where, as_json: options.AsJson = False) -> None:
     """Show what was released on a data set, its budget, and what is left of it.
 
     Reading checks every hash of the ledger's chain: one that was changed is refused.

@@ -14,49 +14,24 @@ from rich.table import Table
 
 from deniable import words
 from deniable.accounting import privacy_curve
-from deniable.cli import claim
+from deniable.cli import claim, options
 from deniable.plan import Phase, Plan, Schedule
 from deniable.plan.trade import trade
 
 
 def plan_command(
-    examples: Annotated[int, typer.Option(help="Examples in the data set; a public number.")],
-    batch_size: Annotated[
-        int | None, typer.Option(help="Examples that a step draws on average.")
-    ] = None,
-    sampling: Annotated[
-        str,
-        typer.Option(
-            help="How batches come about: poisson, truncated-poisson, fixed-size, shuffled or "
-            "own-loader."
-        ),
-    ] = "poisson",
-    max_batch_size: Annotated[
-        int | None, typer.Option(help="The largest batch of truncated-poisson.")
-    ] = None,
-    neighbouring: Annotated[
-        str | None, typer.Option(help="add-or-remove or replace [what is usual for the sampling].")
-    ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps, in place of epochs.")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="The most that may be spent.")] = None,
-    noise_multiplier: Annotated[
-        float | None,
-        typer.Option(
-            help="Noise over the clip norm (under replace: over twice that); 0 is NOT private."
-        ),
-    ] = None,
-    delta: Annotated[
-        float, typer.Option(help="Delta of the guarantee; well below 1 / examples.")
-    ] = 1e-5,
-    noise_schedule: Annotated[
-        str | None,
-        typer.Option(
-            help="What the noise is multiplied by over the steps: linear:FIRST:LAST, "
-            "exponential:FIRST:LAST, stairs:RATIO, or LENGTH:FACTOR,LENGTH:FACTOR,..."
-        ),
-    ] = None,
-    batch_schedule: Annotated[str | None, typer.Option(help="The same for the batch size.")] = None,
+    examples: options.Examples,
+    batch_size: options.BatchSize = None,
+    sampling: options.Sampling = "poisson",
+    max_batch_size: options.MaxBatchSize = None,
+    neighbouring: options.Neighbouring = None,
+    epochs: options.Epochs = None,
+    steps: options.Steps = None,
+    epsilon: options.Epsilon = None,
+    noise_multiplier: options.NoiseMultiplier = None,
+    delta: options.Delta = 1e-5,
+    noise_schedule: options.NoiseSchedule = None,
+    batch_schedule: options.BatchSchedule = None,
     accountant: Annotated[
         str, typer.Option(help="The accountant that solves the plan: pld (tight) or rdp (quick).")
     ] = "pld",
@@ -64,9 +39,7 @@ def plan_command(
         Path | None,
         typer.Option(help="Draw epsilon against noise and epochs to this .svg, .png or .pdf."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Solve a plan: of batch size, epsilon, noise multiplier and epochs (or steps), leave out one.
 
@@ -84,8 +57,8 @@ def plan_command(
         max_batch_size=max_batch_size,
         neighbouring=neighbouring,
         accountant=accountant,
-        noise_schedule=None if noise_schedule is None else Schedule.parse(noise_schedule),
-        batch_schedule=None if batch_schedule is None else Schedule.parse(batch_schedule),
+        noise_schedule=Schedule.parse(noise_schedule),
+        batch_schedule=Schedule.parse(batch_schedule),
     )
     if figure is not None:
         from deniable.report.trade import draw_trade

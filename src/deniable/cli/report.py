@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
+from deniable.cli import options
 from deniable.report import render
 
 
 def report_command(
-    run_folder: Annotated[
-        Path,
-        typer.Argument(help="The folder that `deniable train` wrote: it holds run.json."),
-    ],
+    run_folder: options.Run,
 ) -> None:
     """Write report.html of a run again, from its record and its ledger, and print where it is."""
     typer.echo(render(run_folder))

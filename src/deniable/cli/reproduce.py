@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from deniable import words
+from deniable.cli import options
 from deniable.errors import SettingsError
 from deniable.papers import Chosen, Progress, choose, reproduce
 
@@ -42,10 +43,7 @@ def reproduce_command(
             help="Folder for results, figures and pages [docs/papers; runs/quick with --quick]."
         ),
     ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the data files [DENIABLE_DATA, or a download]."),
-    ] = None,
+    data_dir: options.DataDir = None,
 ) -> None:
     """Make figures and tables of the papers again, and say whether their claims hold.
 

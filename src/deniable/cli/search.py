@@ -16,6 +16,7 @@ from rich.table import Table
 from deniable import words
 from deniable.accounting import Search, spent
 from deniable.accounting.search import FIXED, SHAPES, TRIALS
+from deniable.cli import options
 from deniable.cli.claim import say
 from deniable.errors import SettingsError
 from deniable.events import Event, GaussianEvent
@@ -41,7 +42,7 @@ class Option:
 
 
 def search_command(
-    examples: Annotated[int, typer.Option(help="Examples in the data set; a public number.")],
+    examples: options.Examples,
     batch_size: Annotated[int, typer.Option(help="Examples that a step draws on average.")],
     runs: Annotated[int, typer.Option(help="How many runs: exactly, or on average.")],
     trials: Annotated[
@@ -51,12 +52,8 @@ def search_command(
     sampling: Annotated[
         str, typer.Option(help="poisson, truncated-poisson, fixed-size, shuffled or own-loader.")
     ] = "poisson",
-    max_batch_size: Annotated[
-        int | None, typer.Option(help="The largest batch of truncated-poisson.")
-    ] = None,
-    neighbouring: Annotated[
-        str | None, typer.Option(help="add-or-remove or replace [what is usual for the sampling].")
-    ] = None,
+    max_batch_size: options.MaxBatchSize = None,
+    neighbouring: options.Neighbouring = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data of a run.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of a run, in place of epochs.")] = None,
     epsilon: Annotated[
@@ -65,16 +62,12 @@ def search_command(
     noise_multiplier: Annotated[
         float | None, typer.Option(help="Of each run, in place of epsilon.")
     ] = None,
-    delta: Annotated[
-        float, typer.Option(help="Delta of the guarantee; well below 1 / examples.")
-    ] = 1e-5,
+    delta: options.Delta = 1e-5,
     ledger: Annotated[
         Path | None,
         typer.Option(help="Record the search in this ledger, and draw how many runs to make."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Compare what a search over hyper-parameters costs, by how many runs it makes.
 

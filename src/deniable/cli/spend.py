@@ -15,7 +15,7 @@ from rich.table import Table
 from deniable import words
 from deniable.accounting import nominal_event, privacy_curve, spent
 from deniable.claim import planned_delta
-from deniable.cli import claim
+from deniable.cli import claim, options
 from deniable.cli.claims import check_claim
 from deniable.errors import SettingsError
 from deniable.events import ComposedEvent, notes, to_json
@@ -48,9 +48,7 @@ def spend_command(
             metavar="CLAIM",
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """State what a ledger's releases cost together, from the ledger alone."""
     if verify is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from deniable.cli import options
 from deniable.cli.audit import audited, verdict
 from deniable.errors import BudgetError, DeniableError, SettingsError
 from deniable.runfolder import RunFolder
@@ -28,10 +29,7 @@ def train_command(
     data: Annotated[
         str, typer.Option(help="digits, mnist, fashion-mnist, cifar10 or ptb.")
     ] = "digits",
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the data files [DENIABLE_DATA, or a download]."),
-    ] = None,
+    data_dir: options.DataDir = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -57,9 +55,7 @@ def train_command(
     sampling: Annotated[
         str, typer.Option(help="poisson, truncated-poisson, fixed-size or shuffled.")
     ] = "poisson",
-    max_batch_size: Annotated[
-        int | None, typer.Option(help="The largest batch of truncated-poisson.")
-    ] = None,
+    max_batch_size: options.MaxBatchSize = None,
     neighbouring: Annotated[
         str | None, typer.Option(help="add-or-remove or replace [by sampling].")
     ] = None,
@@ -84,14 +80,8 @@ def train_command(
         ),
     ] = False,
     delta: Annotated[float | None, typer.Option(help="Delta of the guarantee [1e-5].")] = None,
-    noise_schedule: Annotated[
-        str | None,
-        typer.Option(
-            help="What the noise is multiplied by over the steps: linear:FIRST:LAST, "
-            "exponential:FIRST:LAST, stairs:RATIO, or LENGTH:FACTOR,LENGTH:FACTOR,..."
-        ),
-    ] = None,
-    batch_schedule: Annotated[str | None, typer.Option(help="The same for the batch size.")] = None,
+    noise_schedule: options.NoiseSchedule = None,
+    batch_schedule: options.BatchSchedule = None,
     bound: Annotated[
         str,
         typer.Option(

@@ -103,8 +103,8 @@ class Schedule:
         return cls(tuple((1, ratio**number) for number in range(_whole(phases))))
 
     @classmethod
-    def parse(cls, text: str) -> Schedule:
-        """A schedule as the commands take it.
+    def parse(cls, text: str | None) -> Schedule:
+        """A schedule as the commands take it; `CONSTANT` for None.
 
         "linear:FIRST:LAST", "exponential:FIRST:LAST" and "stairs:RATIO", each with ":PHASES" after
         it if not 8, or "LENGTH:FACTOR,LENGTH:FACTOR,...".
@@ -115,6 +115,8 @@ class Schedule:
         >>> Schedule.parse("stairs:0.5:2") == Schedule.parse("1:1,1:0.5")
         True
         """
+        if text is None:
+            return CONSTANT
         name, *numbers = text.split(":")
         named = {"linear": 2, "exponential": 2, "stairs": 1}
         try:
