@@ -23,11 +23,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deniable.bounds import Gradients
+from deniable.bounds import Bound, Gradients
 from deniable.bounds.base import Weights
 from deniable.errors import AttachError
 from deniable.gradients.contributions import units_at_once
+from deniable.grouping import Unit
+from deniable.plan import Plan
 from deniable.randomness import Streams
+from deniable.sampling import OwnLoader
+from deniable.units import Neighbouring
 
 Indices = NDArray[np.int64]
 # Far above what any bound lets through: one that is skipped, or comes too late, shows.
@@ -120,6 +124,34 @@ class Canaries:
 
     def __len__(self) -> int:
         return self.examples + self.gradients
+
+    def join_plan(self, plan: Plan, bound: Bound, unit: Unit) -> None:
+        """Become members of a plan; `attach` calls it.
+
+        Raises:
+            AttachError: they do not fit the plan, the bound or the unit.
+        """
+        if self.gradients >= plan.examples:
+            raise AttachError(
+                f"The plan is for {plan.examples:,} examples, {len(self):,} canaries of an audit "
+                "included, so that none are left. Make the plan with examples=len(data) + canaries."
+            )
+        if plan.sampling == OwnLoader.name:
+            raise AttachError(
+                "Canaries are drawn as the plan says, and this plan leaves the drawing to your own "
+                "loader. Make the plan with another sampling, or leave out canaries."
+            )
+        if bound.adapts and not self.steers:
+            raise AttachError(
+                f"{bound!r} follows the norms in a batch, and canaries would lead it astray. Audit "
+                "with Clip at the norm where it settles, or leave out canaries."
+            )
+        if unit.sensitivity_factor != 1:
+            raise AttachError(
+                f"A canary is one unit with a gradient of its own, and {type(unit).__name__} mixes "
+                "units before they are bounded. Leave out canaries, or unit."
+            )
+        self.replaced = plan.neighbouring is Neighbouring.REPLACE
 
     def _place(self) -> None:
         """Which canaries lie in which parameter."""

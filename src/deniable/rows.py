@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import TensorDataset
 
+from deniable.data import Arrays
 from deniable.errors import PlanError, StepError
 
 
@@ -33,6 +34,11 @@ def examples_in(data: Any) -> int:
     if len(lengths) != 1:
         raise PlanError(f"Tensors of one data set must have the same length, got {lengths}.")
     return lengths.pop()
+
+
+def as_tensors(arrays: Arrays, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of a part of a data set, on a device; on the CPU if not given."""
+    return torch.from_numpy(arrays.inputs).to(device), torch.from_numpy(arrays.targets).to(device)
 
 
 def tensors_of(data: Any) -> tuple[Tensor, ...] | None:

@@ -167,6 +167,20 @@ class RunFolder:
             )
         return run
 
+    def read_complete(self) -> dict[str, Any]:
+        """The same, of a run that is complete and has its model.
+
+        Raises:
+            SettingsError: as in `read`, or the run is not complete.
+        """
+        run = self.read()
+        if run.get("status") != "complete" or not self.model.exists():
+            raise SettingsError(
+                f"The run in {self.path} must be complete, with its {self.model.name}. Go on with "
+                f"it by `deniable train --resume {self.path}`."
+            )
+        return run
+
 
 def ledger_at(path: Path) -> Path:
     """The ledger that a path stands for: itself, or that of the run whose folder it is.

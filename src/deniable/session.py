@@ -47,7 +47,7 @@ from deniable.ranks import Ranks
 from deniable.sampling import OwnLoader
 from deniable.scaling import LossScale
 from deniable.shards import Shards, as_stored, group_of, leave_reduction, within
-from deniable.units import BoundedSum, Neighbouring, Sensitivity, Spent
+from deniable.units import BoundedSum, Sensitivity, Spent
 
 STATE_VERSION = 3
 
@@ -167,8 +167,7 @@ class PrivateSession:
         self._bound, self._unit, self._optimizer = bound, unit, optimizer
         self._loss_reduction, self.canaries = loss_reduction, canaries
         if canaries is not None:
-            _check_canaries(canaries, plan, bound, unit)
-            canaries.replaced = plan.neighbouring is Neighbouring.REPLACE
+            canaries.join_plan(plan, bound, unit)
         as_stored(model)
         self._parameters = bound_parameters(model, optimizer)
         bound.sensitivity(self._parameters)  # refuses what does not fit, before anything is written
@@ -625,13 +624,12 @@ class PrivateSession:
             if "noise_deviation" in group:
                 group["noise_deviation"] = self.noise_deviation
         self._bound.learn(aside, denominator)
-        deviation, rate = self.noise_deviation, piece.batch_size / self.plan.examples
         for name, parameter in self._parameters.items():
             parameter.grad = noisy[name].div_(denominator).to(parameter)
         if self.canaries is not None:
-            released_sums = {name: noisy[name] for name in self._parameters}
+            deviation, rate = self.noise_deviation, piece.batch_size / self.plan.examples
             weight = rate / deviation**2 if deviation else 1.0
-            self.canaries.observe(released_sums, weight * self.sensitivity.value / denominator)
+            self.canaries.observe(noisy, weight * self.sensitivity.value / denominator)
         self._sums, self._source.state = None, piece.state
         self._scales.clear()
         self.steps += 1
@@ -792,30 +790,6 @@ class PrivateSession:
                 f"The saved state is of run {state['run_id']!r}, this session of {self.run_id!r}. "
                 f"Attach with run_id={state['run_id']!r} and the ledger of that run."
             )
-
-
-def _check_canaries(canaries: Canaries, plan: Plan, bound: Bound, unit: Unit) -> None:
-    """Refuse what canaries do not fit."""
-    if canaries.gradients >= plan.examples:
-        raise AttachError(
-            f"The plan is for {plan.examples:,} examples, {len(canaries):,} canaries of an audit "
-            "included, so that none are left. Make the plan with examples=len(data) + canaries."
-        )
-    if plan.sampling == OwnLoader.name:
-        raise AttachError(
-            "Canaries are drawn as the plan says, and this plan leaves the drawing to your own "
-            "loader. Make the plan with another sampling, or leave out canaries."
-        )
-    if bound.adapts and not canaries.steers:
-        raise AttachError(
-            f"{bound!r} follows the norms in a batch, and canaries would lead it astray. Audit "
-            "with Clip at the norm where it settles, or leave out canaries."
-        )
-    if unit.sensitivity_factor != 1:
-        raise AttachError(
-            f"A canary is one unit with a gradient of its own, and {type(unit).__name__} mixes "
-            "units before they are bounded. Leave out canaries, or unit."
-        )
 
 
 def _room(plan: Plan, budget: float) -> int:

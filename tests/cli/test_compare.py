@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deniable.audit import subject
 from deniable.audit.comparison import Comparison, letter_perplexity
 from deniable.cli import main
 from deniable.data import Arrays, Dataset, fingerprint, load
@@ -39,7 +38,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(start, "load", lambda *_, **__: small_text())
-        patch.setattr(subject, "load", lambda *_, **__: small_text())
         private = deniable("train", *SMALL, "--noise-multiplier", "2", "--out", folder / "private")
         assert private == 0
         assert deniable("train", *SMALL, "--no-privacy", "--out", folder / "ordinary") == 0
@@ -123,8 +121,7 @@ def test_what_cannot_be_written_is_refused(
 def test_a_model_of_images_writes_no_text_and_compares_by_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    for module in (start, subject):
-        monkeypatch.setattr(module, "load", load)
+    monkeypatch.setattr(start, "load", load)
     options = ["--noise-multiplier", "20", "--epochs", "1", "--model", "digits-mlp"]
     for name in ("a", "b"):
         assert deniable("train", *options, "--out", tmp_path / name) == 0
@@ -154,7 +151,7 @@ def test_runs_on_other_data_are_not_compared(runs: Path, tmp_path: Path, capsys:
         folder.write(record | {"data": record["data"] | {"fingerprint": identity}})
         changed = Dataset("ptb", moved, data.test, 256, identity, data.validation)
         loads = iter((data, changed))
-        patch.setattr(subject, "load", lambda *_, **__: next(loads))
+        patch.setattr(start, "load", lambda *_, **__: next(loads))
         assert deniable("compare", runs / "private", other) == 2
     assert "Give runs on the same data" in " ".join(capsys.readouterr().err.split())
 

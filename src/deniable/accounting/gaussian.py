@@ -40,10 +40,24 @@ def gaussian_epsilon(noise_multiplier: ArrayLike, delta: ArrayLike) -> NDArray[n
     return high
 
 
-def _delta(epsilon: NDArray[np.float64], shift: NDArray[np.float64]) -> NDArray[np.float64]:
+def gaussian_delta(epsilon: ArrayLike, shift: ArrayLike) -> NDArray[np.float64]:
+    """Delta of the Gaussian mechanism at epsilon, but for rounding; see `gaussian_epsilon`.
+
+    Args:
+        epsilon: of any shape.
+        shift: sensitivity over deviation, above 0, of a shape that goes with it.
+
+    >>> float(gaussian_delta(1.0, 1.0).round(4))
+    0.1269
+    """
     from scipy.special import log_ndtr
 
-    likely = log_ndtr(shift / 2 - epsilon / shift)
-    unlikely = epsilon + log_ndtr(-shift / 2 - epsilon / shift)
+    at, apart = np.asarray(epsilon, float), np.asarray(shift, float)
+    likely = log_ndtr(apart / 2 - at / apart)
+    unlikely = at + log_ndtr(-apart / 2 - at / apart)
     found: NDArray[np.float64] = -np.exp(likely) * np.expm1(np.minimum(unlikely - likely, 0))
-    return found * (1 + ROUNDING)
+    return found
+
+
+def _delta(epsilon: NDArray[np.float64], shift: NDArray[np.float64]) -> NDArray[np.float64]:
+    return gaussian_delta(epsilon, shift) * (1 + ROUNDING)

@@ -8,13 +8,13 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from deniable.audit.sequences import losses
 from deniable.audit.subject import Subject
 from deniable.data import Arrays
 from deniable.data.ptb import text_of
 from deniable.errors import SettingsError
+from deniable.rows import as_tensors
 
 Part = Literal["train", "validation", "test"]
 Floats = npt.NDArray[np.float64]
@@ -116,7 +116,7 @@ def compare(first: Subject, second: Subject, part: Part = "train") -> Comparison
     }[part]
     if arrays is None:
         raise SettingsError(f"{first.data.name} has no part for validation. Choose train or test.")
-    rows = torch.from_numpy(arrays.inputs), torch.from_numpy(arrays.targets)
+    rows = as_tensors(arrays)
     return Comparison(arrays, losses(first.model, *rows), losses(second.model, *rows))
 
 

@@ -33,6 +33,7 @@ from deniable.audit.one_run import (
     example_canaries,
     gradient_canaries,
 )
+from deniable.audit.sequences import losses
 from deniable.audit.tradeoff import roc
 from deniable.claim import Claim
 from deniable.data import Dataset
@@ -184,14 +185,11 @@ class _Subject:
     def black_box(self, tests: int) -> list[Finding]:
         model = self.model()
         model.load_state_dict(safetensors.torch.load_file(self.folder.model))
-        model.eval()
         rows = joined(self.data, self.settings, self.run_id)
         count = int(self.canaries["examples"])
         inputs, targets = (torch.from_numpy(e[-count:]) for e in (rows.inputs, rows.targets))
-        with torch.no_grad():
-            parts = zip(torch.split(inputs, 256), torch.split(targets, 256), strict=True)
-            losses = torch.cat([loss_of_each(model(each), of_each) for each, of_each in parts])
-        return example_canaries(self._coins()[0], losses.numpy(), self.claim, tests)
+        found = losses(model, inputs, targets)
+        return example_canaries(self._coins()[0], found, self.claim, tests)
 
     def roc(self) -> list[tuple[float, float]]:
         if not self.gradients:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,22 +21,16 @@ from deniable.training.loop import loss_of_each
 _ROWS = 512
 
 
-def text_model(folder: RunFolder, record: Mapping[str, Any]) -> nn.Module:
+def text_model(folder: RunFolder) -> nn.Module:
     """The trained character model of a run, in evaluation mode; its data are not needed.
 
     Args:
         folder: of the run.
-        record: what its run.json holds.
 
     Raises:
         SettingsError: the run is not complete.
     """
-    if record.get("status") != "complete" or not folder.model.exists():
-        raise SettingsError(
-            f"The run in {folder.path} must be complete, with its {folder.model.name}. Go on with "
-            f"it by `deniable train --resume {folder.path}`."
-        )
-    settings = Settings.from_json(record["settings"])
+    settings = Settings.from_json(folder.read_complete()["settings"])
     model = build(settings.model, (LENGTH,), 256, Streams(settings.seed))
     model.load_state_dict(safetensors.torch.load_file(folder.model))
     return model.eval()

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from deniable.accounting import privacy_curve
-from deniable.data import Dataset, Progress, load
-from deniable.errors import DataError, SettingsError
+from deniable.data import Dataset, Progress
+from deniable.errors import DataError
 from deniable.ledger import Ledger
-from deniable.models import build, optimizer_for
 from deniable.plan import Plan
-from deniable.randomness import Streams
+from deniable.rows import as_tensors
 from deniable.runfolder import RunFolder
 from deniable.session import attach
 from deniable.settings import Settings
 from deniable.training.loop import loss_of_each
-from deniable.training.start import bound_for
+from deniable.training.start import bound_for, load_data, model_and_optimizer
 from deniable.units import PrivacyCurve
 
 Rows = tuple[Tensor, Tensor]
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,21 +61,16 @@ class Subject:
             DataError: the data is not what the run was trained on.
         """
         folder = RunFolder(path)
-        record = folder.read()
-        if record.get("status") != "complete" or not folder.model.exists():
-            raise SettingsError(
-                f"The run in {path} must be complete, with its {folder.model.name}. Go on with it "
-                f"by `deniable train --resume {path}`."
-            )
+        record = folder.read_complete()
         settings = Settings.from_json(record["settings"])
-        where = data_dir or (None if settings.data_dir is None else Path(settings.data_dir))
-        data = load(settings.data, where, progress=progress)
+        where = settings.data_dir if data_dir is None else str(data_dir)
+        data = load_data(replace(settings, data_dir=where), progress)
         if data.fingerprint != record["data"]["fingerprint"]:
             raise DataError(
                 f"The run in {path} was trained on other {settings.data} data than what was found "
                 "now. Name the folder with its files by --data-dir."
             )
-        model = _untrained(settings, data)
+        model, _ = model_and_optimizer(settings, data, CPU)
         model.load_state_dict(safetensors.torch.load_file(folder.model))
         return cls(path, settings, Plan.from_json(record["plan"]), data, model.eval())
 
@@ -87,12 +82,12 @@ class Subject:
     @property
     def train_rows(self) -> Rows:
         """Inputs and targets that it was trained on."""
-        return _tensors(self.data.train)
+        return as_tensors(self.data.train)
 
     @property
     def test_rows(self) -> Rows:
         """Inputs and targets that it has not seen."""
-        return _tensors(self.data.test)
+        return as_tensors(self.data.test)
 
     def guarantee(self) -> PrivacyCurve | None:
         """What its ledger proves of it; None where that is nothing."""
@@ -109,8 +104,7 @@ class Subject:
         is trained on the data, and whoever shows it to others gives away what it says of them.
         """
         settings, plan = self.settings, self.plan
-        model = _untrained(Settings.from_json(settings.to_json() | {"seed": None}), self.data)
-        optimizer = optimizer_for(model, settings.optimizer, settings.lr, settings.momentum)
+        model, optimizer = model_and_optimizer(replace(settings, seed=None), self.data, CPU)
         private = attach(
             model,
             optimizer,
@@ -133,11 +127,3 @@ class Subject:
             optimizer.zero_grad()
         private.detach()
         return model.eval()
-
-
-def _untrained(settings: Settings, data: Dataset) -> nn.Module:
-    return build(settings.model, data.train.inputs.shape[1:], data.classes, Streams(settings.seed))
-
-
-def _tensors(arrays: Any) -> Rows:
-    return torch.from_numpy(arrays.inputs), torch.from_numpy(arrays.targets)

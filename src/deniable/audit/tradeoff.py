@@ -1,6 +1,6 @@
 """How errors trade off: of a Gaussian mechanism, of a claim, and as an attack has them.
 
-On numpy and scipy alone: importable without torch.
+Importable without torch.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
 
+from deniable.accounting import gaussian
 from deniable.units import PrivacyCurve, Spent
 
 MOST = 64.0  # an epsilon beyond this says no more than this one does
@@ -29,9 +29,7 @@ def gaussian_delta(mu: float, epsilon: float) -> float:
     """
     if mu <= 0:
         return max(0.0, -math.expm1(epsilon)) if epsilon < 0 else 0.0
-    first = float(special.log_ndtr(-epsilon / mu + mu / 2))
-    second = epsilon + float(special.log_ndtr(-epsilon / mu - mu / 2))
-    return math.exp(first) * -math.expm1(min(0.0, second - first))
+    return float(gaussian.gaussian_delta(epsilon, mu))
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:

@@ -160,7 +160,7 @@ def generate_command(
     from deniable.audit.sequences import text_model, write
 
     text = write(
-        text_model(folder, record),
+        text_model(folder),
         prompt,
         characters=characters,
         temperature=temperature,

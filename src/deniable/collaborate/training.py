@@ -22,6 +22,7 @@ from deniable.errors import BudgetError, CollaborationError
 from deniable.grouping import Example
 from deniable.plan import Plan
 from deniable.randomness import derived_seed
+from deniable.rows import as_tensors
 from deniable.runfolder import RunFolder, write_json
 from deniable.settings import Settings
 from deniable.training import Moment, Run
@@ -33,7 +34,6 @@ from deniable.training.start import (
     load_data,
     model_and_optimizer,
     seeded_randomness,
-    tensors,
 )
 
 ABSENCE_SECONDS = 120.0
@@ -204,7 +204,7 @@ def work(place: Place, folder: Path | None, data_dir: str | None = None) -> None
         place=place,
     )
     assert isinstance(worker, Worker)
-    train = tensors(data.train, device)
+    train = as_tensors(data.train, device)
     torch.set_rng_state(seeded_randomness(derived_seed(settings.seed, "worker", number), device)[0])
     model.train()
     for inputs, targets in worker.batches(train, rows=settings.rows):

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deniable import bounds
 from deniable.accounting import privacy_curve
 from deniable.audit.disagreement import Disagreement, disagreement, opinion
 from deniable.audit.inversion import Inversion, class_means, correlation, ranks, smoothed, stretched
@@ -27,7 +26,10 @@ from deniable.models import optimizer_for
 from deniable.papers.encoded import encode
 from deniable.papers.networks import network
 from deniable.papers.points import Attacked, Training, Watch
+from deniable.papers.pretraining import ordinary_epoch
+from deniable.papers.training import named_bound
 from deniable.plan import Plan
+from deniable.rows import as_tensors
 from deniable.session import attach
 from deniable.training.run import finite
 
@@ -64,7 +66,7 @@ def _membership(point: Attacked, watch: Watch, data_dir: Path | None) -> dict[st
     data = load(training.data, data_dir)
     generator = np.random.default_rng(training.seed)
     chosen = generator.permutation(len(data.train.inputs))[: training.train_rows]
-    inputs, targets = _tensors(data.train.inputs[chosen], data.train.targets[chosen])
+    inputs, targets = (each[chosen] for each in as_tensors(data.train))
     members = generator.random(len(chosen)) < 0.5
     size = math.ceil(len(chosen) / 2 + 3 * math.sqrt(len(chosen)))
     numbers = count(training.seed)
@@ -84,7 +86,7 @@ def _membership(point: Attacked, watch: Watch, data_dir: Path | None) -> dict[st
         train, inputs, targets, shadows, seed=training.seed,
         watch=lambda done: watch((done + 1) / (shadows + 1), f"{done} of {shadows} shadow models"),
     )  # fmt: skip
-    public = _tensors(data.test.inputs, data.test.targets)
+    public = as_tensors(data.test)
     found = membership_inference(model, candidates, shadows=others, public=public)
     guarantee = privacy_curve(plan.event) if plan is not None else None
     curves = Curves.of("", found, guarantee)
@@ -135,7 +137,7 @@ def _inversion(point: Attacked, watch: Watch, data_dir: Path | None) -> dict[str
     generator = np.random.default_rng(training.seed)
     order = generator.permutation(len(data.train.inputs))
     size = training.train_rows or len(order)
-    inputs, targets = _tensors(data.train.inputs[order[:size]], data.train.targets[order[:size]])
+    inputs, targets = (each[order[:size]] for each in as_tensors(data.train))
     single, alike, kinds = _singles(settings["singles"], settings["alike"], data_dir, generator)
     of_singles = torch.arange(len(single)) + data.classes
     watch(0.05, "the model under attack")
@@ -149,7 +151,7 @@ def _inversion(point: Attacked, watch: Watch, data_dir: Path | None) -> dict[str
     classes = range(data.classes + len(single))
     recovered = INVERSION(model, inputs.shape[1:], classes)
     digits, pictures = recovered[: data.classes], recovered[data.classes :]
-    unseen = _tensors(data.test.inputs, data.test.targets)
+    unseen = as_tensors(data.test)
     means = class_means(*unseen, range(data.classes))
     own = correlation(digits, means)
     closest = np.stack([correlation(means, each[None]) for each in digits]).argmax(1)
@@ -198,8 +200,7 @@ def _rare(point: Attacked, watch: Watch, data_dir: Path | None) -> dict[str, Any
     """The examples that two models differ on most; and both models trained without them."""
     assert point.beside is not None, "rare examples need two models"
     data = load(point.training.data, data_dir)
-    inputs, targets = _tensors(data.train.inputs, data.train.targets)
-    rows: Rows = inputs, targets
+    rows = inputs, targets = as_tensors(data.train)
     both = {"private": point.training, "plain": point.beside}
     models = {}
     for done, (name, training) in enumerate(both.items()):
@@ -216,7 +217,7 @@ def _rare(point: Attacked, watch: Watch, data_dir: Path | None) -> dict[str, Any
             training, (inputs[kept], targets[kept]), classes=data.classes, seed=training.seed + 1
         )
         without[name] = opinion(model, inputs[rarest], targets[rarest]).probabilities
-    tested = _tensors(data.test.inputs, data.test.targets)
+    tested = as_tensors(data.test)
     with_them = {"private": found.private, "plain": found.plain}
     return {
         "agreement": found.agreement,
@@ -284,8 +285,7 @@ def trained(
         size, training.batch_size, epochs=training.epochs, epsilon=training.epsilon,
         noise_multiplier=training.noise_multiplier, delta=training.delta,
     )  # fmt: skip
-    bound = getattr(bounds, training.bound.name)(**training.bound.arguments)
-    private = attach(model, optimizer, plan, bound, seed=seed)
+    private = attach(model, optimizer, plan, named_bound(training.bound), seed=seed)
     for drawn, labels, weights in private.batches(filled(inputs, targets, size)):
         losses = nn.functional.cross_entropy(model(drawn), labels, reduction="none")
         private.backward(losses * weights)
@@ -318,11 +318,7 @@ def _plain(
     generator = torch.Generator().manual_seed(seed)
     for _ in range(round(training.epochs)):
         order = torch.randperm(len(rows[0]), generator=generator)
-        for drawn in torch.split(order, training.batch_size):
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(model(rows[0][drawn]), rows[1][drawn])
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+        ordinary_epoch(model, optimizer, rows, order, training.batch_size)
 
 
 def _cost(plan: Plan | None) -> dict[str, Any]:
@@ -335,11 +331,6 @@ def _cost(plan: Plan | None) -> dict[str, Any]:
         "noise_multiplier": plan.noise_multiplier,
         "steps": plan.steps,
     }
-
-
-def _tensors(*arrays: np.ndarray) -> Rows:
-    inputs, targets = (torch.from_numpy(each) for each in arrays)
-    return inputs, targets
 
 
 _ATTACKS: dict[str, Callable[[Attacked, Watch, Path | None], dict[str, Any]]] = {

@@ -26,6 +26,7 @@ from deniable.data import Arrays, load
 from deniable.errors import CollaborationError
 from deniable.papers.networks import network
 from deniable.papers.points import Together, Watch
+from deniable.papers.training import SECONDS_BETWEEN_WORDS, set_rate
 from deniable.pca import PublicPCA
 from deniable.plan import Plan
 from deniable.training import evaluate
@@ -33,7 +34,6 @@ from deniable.training.run import finite
 
 PUBLIC = "fashion-mnist"
 FIRST = 8  # rounds in which ways are still being tried
-SECONDS_BETWEEN_WORDS = 0.5
 
 
 def train(point: Together, watch: Watch, data_dir: Path | None = None) -> dict[str, Any] | None:
@@ -165,8 +165,7 @@ def _coordinate(
         ends.append(time.perf_counter())
         up.append(done.bytes_up)
         down.append(done.bytes_down)
-        for group in optimizer.param_groups:
-            group["lr"] = first + (last - first) * done.step / point.steps
+        set_rate(optimizer, first + (last - first) * done.step / point.steps)
         if ends[-1] - told > SECONDS_BETWEEN_WORDS:
             told = ends[-1]
             (folder / "progress").write_text(f"{done.step / point.steps}", encoding="utf-8")

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import safetensors.torch
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deniable.audit.comparison import Comparison, letter_perplexity
 from deniable.audit.planted import Canary, draw, inserted
@@ -28,6 +27,7 @@ from deniable.papers.networks import network
 from deniable.papers.points import ROWS, Language, Training, Watch
 from deniable.papers.sentences import text as made_up
 from deniable.papers.training import Data
+from deniable.rows import as_tensors
 from deniable.runfolder import RunFolder, write_json
 
 SHOWN = 24
@@ -54,7 +54,7 @@ class Text:
     def data(self) -> Data:
         """As a training takes it: measured on the validation part while it goes."""
         return Data(
-            _tensors(self.train), _tensors(self.validation), {}, ComposedEvent(()), classes=256
+            as_tensors(self.train), as_tensors(self.validation), {}, ComposedEvent(()), classes=256
         )
 
 
@@ -144,7 +144,7 @@ def measure(point: Language, of: Training, folder: Path, text: Text) -> Row:
         parts = {"train": own(text), "validation": text.validation, "test": text.test}
         return {
             "losses": {
-                part: losses(model, *_tensors(arrays)).tolist() for part, arrays in parts.items()
+                part: losses(model, *as_tensors(arrays)).tolist() for part, arrays in parts.items()
             },
             # Each is compared with others of its own, so that exposures are independent.
             "exposures": [
@@ -190,10 +190,6 @@ def _kept(found: Row) -> Row:
     """Means in the place of the losses of single sequences."""
     means = {part: float(np.mean(each)) for part, each in found["losses"].items()}
     return {"losses": means, "exposures": found["exposures"], "written": found["written"]}
-
-
-def _tensors(arrays: Arrays) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(arrays.inputs), torch.from_numpy(arrays.targets)
 
 
 def _model(point: Training, folder: Path) -> nn.Module:

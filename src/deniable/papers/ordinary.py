@@ -17,7 +17,7 @@ from deniable import checkpoint
 from deniable.models import optimizer_for
 from deniable.papers.networks import network
 from deniable.papers.points import Training, Watch
-from deniable.papers.training import Data, rate_at
+from deniable.papers.training import Data, rate_at, set_rate
 from deniable.runfolder import RunFolder, replaced
 from deniable.training import evaluate
 from deniable.training.interrupt import stop_when_asked
@@ -61,7 +61,7 @@ def train(
             model.train()
             for rows in order[state["batch"] :]:
                 done = state["epoch"] + state["batch"] / len(order)
-                _set_rate(optimizer, rate_at(point, done))
+                set_rate(optimizer, rate_at(point, done))
                 loss = _step(model, optimizer, inputs[rows], targets[rows])
                 state["total"] += len(rows) * loss
                 state["batch"] += 1
@@ -109,11 +109,6 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, rows: Tensor, goal
 def _quick() -> Any:
     supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.autocast("cpu", dtype=torch.bfloat16) if supported else nullcontext()
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 def _said(history: list[dict[str, Any]]) -> str:

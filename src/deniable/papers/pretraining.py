@@ -31,13 +31,25 @@ def clip_from_pretraining(
     optimizer = torch.optim.SGD(trained.parameters(), lr=lr)
     inputs, targets = public
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-    for some in torch.split(order, batch_size):
-        optimizer.zero_grad()
-        F.cross_entropy(trained(inputs[some]), targets[some]).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    ordinary_epoch(trained, optimizer, public, order, batch_size)
     few = order[:ROWS_LOOKED_AT]
     return Clip.from_public(
         trained,
         lambda model, inputs, targets: F.cross_entropy(model(inputs), targets),
         (inputs[few], targets[few]),
     )
+
+
+def ordinary_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rows: tuple[Tensor, Tensor],
+    order: Tensor,
+    batch_size: int,
+) -> None:
+    """One pass over rows in this order, without privacy."""
+    inputs, targets = rows
+    for some in torch.split(order, batch_size):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs[some]), targets[some]).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()

@@ -27,6 +27,7 @@ from deniable.papers.networks import network
 from deniable.papers.points import Named, Training, Watch
 from deniable.papers.pretraining import clip_from_pretraining
 from deniable.plan import Plan
+from deniable.rows import as_tensors
 from deniable.runfolder import RunFolder
 from deniable.session import attach
 from deniable.settings import Settings
@@ -132,10 +133,7 @@ def _data(point: Training, ledger: Ledger, data_dir: Path | None, *, fresh: bool
         groups = {
             name: Arrays(pca.transform(each.inputs), each.targets) for name, each in groups.items()
         }
-    tensors = {
-        name: (torch.from_numpy(each.inputs), torch.from_numpy(each.targets))
-        for name, each in groups.items()
-    }
+    tensors = {name: as_tensors(each) for name, each in groups.items()}
     train, test, public = (tensors.pop(name, None) for name in ("train", "test", "public"))
     assert train is not None and test is not None
     return Data(train, test, tensors, released, public)
@@ -214,15 +212,15 @@ def _plan(point: Training, examples: int, released: Event, noise: float | None) 
 def _bound(point: Training, model: nn.Module, public: tuple[Tensor, Tensor] | None) -> bounds.Bound:
     """The bound of a point; a threshold may come from training on public data."""
     if public is None:
-        return _named_bound(point.bound)
+        return named_bound(point.bound)
     return clip_from_pretraining(model, public, point.batch_size, rate_at(point, 0.0), point.seed)
 
 
-def _named_bound(named: Named) -> bounds.Bound:
+def named_bound(named: Named) -> bounds.Bound:
     """The bound of that name; the bounds of a chain are given as pairs of name and arguments."""
     if named.name == "Chain":
         return bounds.Chain(
-            *(_named_bound(Named(name, **each)) for name, each in named.arguments["bounds"])
+            *(named_bound(Named(name, **each)) for name, each in named.arguments["bounds"])
         )
     made: bounds.Bound = getattr(bounds, named.name)(**named.arguments)
     return made
@@ -234,6 +232,12 @@ def rate_at(point: Training, epoch: float) -> float:
         return point.lr
     epochs, rates = zip(*point.lr, strict=True)
     return float(np.interp(epoch, epochs, rates))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate from now on, of all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 class _Steps:
@@ -260,8 +264,7 @@ class _Steps:
     def _set(self) -> None:
         private = self._run.private
         rate = rate_at(self._point, private.steps / private.plan.steps_per_epoch)
-        for group in self._run.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self._run.optimizer, rate)
 
 
 def _record(point: Training) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from deniable.ledger import Ledger
 from deniable.models import build, optimizer_for
 from deniable.plan import Plan, Schedule
 from deniable.randomness import Streams
-from deniable.rows import fingerprint
+from deniable.rows import as_tensors, fingerprint
 from deniable.runfolder import RunFolder
 from deniable.sampling import OwnLoader
 from deniable.session import PrivateSession, attach
@@ -85,8 +85,8 @@ def begin(
         epsilon=settings.epsilon,
         noise_multiplier=settings.noise_multiplier,
         delta=settings.delta,
-        batch_schedule=_schedule(settings.batch_schedule),
-        noise_schedule=_schedule(settings.noise_schedule),
+        batch_schedule=Schedule.parse(settings.batch_schedule),
+        noise_schedule=Schedule.parse(settings.noise_schedule),
     )
     record: dict[str, Any] = {
         "run_id": uuid.uuid4().hex,
@@ -250,8 +250,8 @@ def _attached(
     folder.write(record)
     device = device_for(settings)
     with_canaries = joined(data, settings, record["run_id"])
-    train, test = (tensors(each, device) for each in (with_canaries, data.test))
-    validation = None if data.validation is None else tensors(data.validation, device)
+    train, test = (as_tensors(each, device) for each in (with_canaries, data.test))
+    validation = None if data.validation is None else as_tensors(data.validation, device)
     randomness = seeded_randomness(settings.seed, device)
     return Run(
         folder,
@@ -265,15 +265,6 @@ def _attached(
         randomness,
         validation=validation,
     )
-
-
-def tensors(part: Arrays, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Inputs and targets on a device."""
-    return torch.from_numpy(part.inputs).to(device), torch.from_numpy(part.targets).to(device)
-
-
-def _schedule(text: str | None) -> Schedule | None:
-    return None if text is None else Schedule.parse(text)
 
 
 def joined(data: Dataset, settings: Settings, run_id: str) -> Arrays:
@@ -355,11 +346,9 @@ def _stated(ledger: Path, run_id: str) -> bool:
 
 def _check_ledger(path: Path, plan: Plan, data: Dataset) -> None:
     """Refuse a run that the data set's ledger has no place for, before anything is written."""
-    trained_on = torch.from_numpy(data.train.inputs), torch.from_numpy(data.train.targets)
+    trained_on = fingerprint(as_tensors(data.train))
     with Ledger(path, create=False) as ledger:
-        ledger.check(
-            plan.event, fingerprint=fingerprint(trained_on), neighbouring=plan.neighbouring
-        )
+        ledger.check(plan.event, fingerprint=trained_on, neighbouring=plan.neighbouring)
 
 
 def seeded_randomness(seed: int | None, device: torch.device) -> list[Tensor]:
