@@ -87,9 +87,8 @@ class Unchanged:
     ) -> None:
         self._optimizer = optimizer
         self._same = {id(each): id(bound[name]) for name, each in in_calls.items()}
-        self._modules = [
-            (name, module, self._members(module)) for name, module in model.named_modules()
-        ]
+        self._modules = list(model.named_modules())
+        self._members = [self._members_of(module) for _, module in self._modules]
         self._frozen = [
             (name, each) for name, each in model.named_parameters() if not each.requires_grad
         ]
@@ -102,8 +101,8 @@ class Unchanged:
         Raises:
             AttachError: naming the parameter.
         """
-        for name, module, members in self._modules:
-            if self._members(module) != members:
+        for (name, module), members in zip(self._modules, self._members, strict=True):
+            if self._members_of(module) != members:
                 raise self._changed(f"A parameter or layer of '{name or 'the model'}'", "replaced")
         for name, parameter in self._frozen:
             if parameter.requires_grad or parameter.grad is not None:
@@ -114,10 +113,10 @@ class Unchanged:
         if self._in_optimizer() != self._held:
             raise self._changed("The optimizer's list of parameters", "changed")
 
-    def _members(self, module: nn.Module) -> list[int]:
+    def _members_of(self, module: nn.Module) -> list[int]:
         """The parameters and layers of one module, by identity."""
-        parameters = [self._same.get(id(each), id(each)) for each in module._parameters.values()]
-        return [*parameters, *map(id, module._modules.values())]
+        members = [*map(id, module._parameters.values()), *map(id, module._modules.values())]
+        return [self._same.get(each, each) for each in members] if self._same else members
 
     def _in_optimizer(self) -> list[int]:
         return [id(each) for group in self._optimizer.param_groups for each in group["params"]]

@@ -624,8 +624,9 @@ class PrivateSession:
             if "noise_deviation" in group:
                 group["noise_deviation"] = self.noise_deviation
         self._bound.learn(aside, denominator)
+        torch._foreach_div_([noisy[name] for name in self._parameters], denominator)
         for name, parameter in self._parameters.items():
-            parameter.grad = noisy[name].div_(denominator).to(parameter)
+            parameter.grad = noisy[name].to(parameter)
         if self.canaries is not None:
             deviation, rate = self.noise_deviation, piece.batch_size / self.plan.examples
             weight = rate / deviation**2 if deviation else 1.0

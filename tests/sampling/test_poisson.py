@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import binom, kstest
+from scipy.stats import binom, geom, kstest, pearsonr
 
 from deniable.events import GaussianEvent, PoissonSampledEvent
 from deniable.sampling import PoissonSampler
@@ -45,3 +45,29 @@ def test_a_batch_may_be_empty() -> None:
 def test_at_rate_1_everyone_is_in_every_batch() -> None:
     sampler = PoissonSampler(7, 7, np.random.default_rng(0))
     assert all(sampler.draw().tolist() == list(range(7)) for _ in range(20))
+
+
+def test_everybody_is_drawn_where_that_is_certain() -> None:
+    sampler = PoissonSampler(300, 300, np.random.default_rng(0))
+    assert all(sampler.draw().tolist() == list(range(300)) for _ in range(20))
+
+
+def test_gaps_between_the_drawn_are_independent_of_each_other() -> None:
+    """False-failure rate 1e-6; gaps of every second draw left out are rejected."""
+    sampler = PoissonSampler(100_000, 1_000, np.random.default_rng(0))
+    gaps = np.concatenate([np.diff(sampler.draw()) for _ in range(20)])
+    law = geom(0.01)
+    jitter = np.random.default_rng(1).random(gaps.size)
+    assert kstest(law.cdf(gaps - 1) + jitter * law.pmf(gaps), "uniform").pvalue > 1e-6
+    pairs = gaps[: gaps.size // 2 * 2].reshape(-1, 2)
+    assert pearsonr(*pairs.T).pvalue > 1e-6
+    thinned = pairs.sum(1)
+    spread = law.cdf(thinned - 1) + jitter[: thinned.size] * law.pmf(thinned)
+    assert kstest(spread, "uniform").pvalue < 1e-6
+
+
+def test_any_number_of_examples_can_be_drawn_from() -> None:
+    sampler = PoissonSampler(10**12, 3, np.random.default_rng(0))
+    drawn = [sampler.draw() for _ in range(100)]
+    assert all((each >= 0).all() and (each < 10**12).all() for each in drawn)
+    assert 200 < sum(each.size for each in drawn) < 400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,11 @@ Weights = Tensor | Mapping[str, Tensor]
 
 def _whole(_: str, value: Tensor) -> Tensor:
     return value
+
+
+def _of_finite(values: Tensor, finite: Tensor | None) -> Tensor:
+    """One number a unit; 0 for each outside the mask, where there is one."""
+    return values if finite is None else torch.where(finite, values, 0)
 
 
 @dataclass(frozen=True)
@@ -144,20 +150,19 @@ class Bound(ABC):
             kept: what is kept of each parameter's sum, by its name: called before the next one is
                 formed.
         """
-        norms = gradients.norms()
-        finite = torch.isfinite(norms)
-        # To look whether any is not costs nothing on the CPU; elsewhere it would wait for the
+        norms, finite = gradients.norms(), None
+        # To look whether any is not costs little on the CPU; elsewhere it would wait for the
         # device.
-        if norms.device.type != "cpu" or not bool(finite.all()):
+        if norms.device.type != "cpu" or not math.isfinite(float(norms.sum())):
+            finite = torch.isfinite(norms)
             gradients = gradients.only(finite)
         limited = self.limit(gradients)
         ones = torch.ones_like(norms)
         sums = {name: kept(name, each) for name, each in limited.gradients.weighted_sums(ones)}
         for name, values in limited.aside.items():
-            sums[name] = torch.where(finite, values, 0).sum()
-        factors = torch.where(finite, limited.factors, 0)
+            sums[name] = _of_finite(values, finite).sum()
         sensitivity = self.sensitivity(gradients.parameters)
-        return BoundedSum(sums, sensitivity), Observed(norms, factors)
+        return BoundedSum(sums, sensitivity), Observed(norms, _of_finite(limited.factors, finite))
 
     # -- bounds that learn from what was released ------------------------------------------------
 

@@ -19,6 +19,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from torch.utils.hooks import RemovableHandle
 
 from deniable.errors import CaptureError
 from deniable.gradients import fallback
-from deniable.gradients.contributions import Contribution
+from deniable.gradients.contributions import Contribution, rounds
 from deniable.gradients.eager import allow_compiled, run_as_written
 from deniable.gradients.groups import Groups
 from deniable.gradients.layout import Fold, Layout
@@ -76,7 +77,7 @@ class Capture:
         self.model = model
         self.parameters = dict(parameters)
         self._names = {id(parameter): name for name, parameter in parameters.items()}
-        self._derived: dict[int, Derived] = {}
+        self._slots: dict[int, str | Derived] = dict(self._names)
         self._found: dict[int, list[Contribution]] = {}
         self._measured: list[tuple[Tensor, int, Tensor]] = []
         self._groups: Groups | None = None
@@ -93,7 +94,7 @@ class Capture:
         self._tracking = Tracking()
         self._observed: ForwardCall | None = None
         self._watched_forwards, self._due = 0, 1
-        self._task = (-1, True)
+        self._task, self._reaches_leaves, self.rounds = (-1, ""), True, True
         self._rows: int | None = None
         self._mode: Watch | None = None
         self._watched: nn.Module | None = None
@@ -134,7 +135,7 @@ class Capture:
         allow_compiled(self)
         self._found, self._measured = {}, []
         self._groups = None
-        self._derived.clear()
+        self._slots = dict(self._names)
         self._forwards.clear()
         self._counted = {}
         self.receipts = 0
@@ -146,7 +147,7 @@ class Capture:
         """Whether a backward pass delivered anything since `open`."""
         return self.receipts > 0
 
-    def receiving(self, use: Use) -> bool:
+    def receiving(self, use: Use, device: torch.device) -> bool:
         """Whether the gradient that arrives for a use is one to keep.
 
         Raises:
@@ -165,15 +166,16 @@ class Capture:
                 "owes to the parameters by way of that gradient cannot be bounded. Leave the "
                 "gradient penalty out, or compute the gradient without create_graph."
             )
-        task = torch._C._current_graph_task_id()
-        if task != self._task[0]:
-            self._task = (task, _reaches_leaves())
-        self.receipts += self._task[1]
-        return self._task[1]
+        task = torch._C._current_graph_task_id(), device.type
+        if task != self._task:
+            self._task, self._reaches_leaves = task, _reaches_leaves()
+            self.rounds = rounds(device)
+        self.receipts += self._reaches_leaves
+        return self._reaches_leaves
 
     def add(self, argument: Tensor, contribution: Contribution) -> None:
         """Keep what one use adds to the gradients of an argument, if that is bound."""
-        if self.slot(argument) is None:
+        if not self.is_bound(argument):
             return
         if self._groups is not None:
             contribution = self._groups.merge(contribution)
@@ -194,13 +196,12 @@ class Capture:
         self._groups = None  # what comes through derived parameters is of units already
         self._push_back(units)
         named = {self._names[key]: _combine(parts) for key, parts in self._found.items()}
-        values = {name: parameter.detach() for name, parameter in self.parameters.items()}
         self.discard()
-        return PerUnitGradients(units, values, named, scale)
+        return PerUnitGradients(units, dict(self.parameters), named, scale)
 
     def _push_back(self, units: int) -> None:
         """The gradients of derived parameters, as those of what they were computed from."""
-        latest_first = list(reversed(self._derived.values()))
+        latest_first = list(reversed(self._derived))
         everything = [set(self.parameters)]
         wanted = [each.names for each in latest_first]
         for there in self.together.gathered(wanted) if self.together else everything:
@@ -226,7 +227,7 @@ class Capture:
         Raises:
             CaptureError: the batch, say, was written to in place after the backward pass.
         """
-        for derived in self._derived.values():
+        for derived in self._derived:
             self._measured += [(each, seen, derived.value) for each, seen in derived.versions]
         for factor, measured, argument in self._measured:
             if version(factor) != measured:
@@ -238,15 +239,24 @@ class Capture:
 
     def slot(self, argument: object) -> str | Derived | None:
         """The name of a bound parameter, or the derived parameter, that an argument is."""
-        return self._names.get(id(argument)) or self._derived.get(id(argument))
+        return self._slots.get(id(argument))
+
+    def is_bound(self, argument: object) -> bool:
+        """Whether an argument is a bound parameter, or derived from such."""
+        return id(argument) in self._slots
+
+    @property
+    def _derived(self) -> list[Derived]:
+        """The derived parameters of the open piece, in the order in which they were made."""
+        slots = islice(self._slots.values(), len(self._names), None)
+        return [each for each in slots if isinstance(each, Derived)]
 
     def names_of(self, argument: object) -> tuple[str, ...]:
         """The bound parameters behind one argument, by name; none if it is not bound."""
-        name = self._names.get(id(argument))
-        if name is not None:
-            return (name,)
-        derived = self._derived.get(id(argument))
-        return derived.names if derived is not None else ()
+        slot = self._slots.get(id(argument))
+        if slot is None:
+            return ()
+        return (slot,) if isinstance(slot, str) else slot.names
 
     def names_in(self, args: Any, kwargs: Any) -> list[str]:
         """The bound parameters behind the arguments of a call, quoted for a message."""
@@ -258,7 +268,7 @@ class Capture:
         self, forward: ForwardCall, seen: Observation, verdicts: Mapping[Key, Verdict]
     ) -> Iterator[None]:
         """Run a forward only to see which tensors its calls meet."""
-        derived, self._derived = self._derived, {}
+        slots, self._slots = self._slots, dict(self._names)
         mode = Watch(self, forward, {**self._verdicts, **verdicts}, seen)
         active, self._mode = self._mode, mode  # so that no inner module starts another
         watched, self._observed = self._observed, forward
@@ -267,7 +277,7 @@ class Capture:
                 yield
         finally:
             seen.trail = mode.trail
-            self._derived, self._mode, self._observed = derived, active, watched
+            self._slots, self._mode, self._observed = slots, active, watched
 
     def verdict(self, key: Key, forward: ForwardCall) -> Verdict | None:
         """What is known of a call; the model is run again where that is nothing yet."""
@@ -468,7 +478,7 @@ class Capture:
 
         leaf.register_hook(raise_escape)  # type: ignore[no-untyped-call]
         versions = [(each, version(each)) for each in leaves]
-        self._derived[id(leaf)] = Derived(
+        self._slots[id(leaf)] = Derived(
             leaf, function, args, kwargs, output, names, random, versions
         )
         return leaf

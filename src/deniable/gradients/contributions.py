@@ -17,11 +17,13 @@ Shapes: `n` units, `T` positions per unit.
 
 from __future__ import annotations
 
+import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -40,13 +42,19 @@ def exactly(device: torch.device) -> AbstractContextManager[None]:
     numbers (TF32, and bfloat16 after `torch.set_float32_matmul_precision`) round anything: a norm
     that is off by a thousandth is a bound that is off by as much.
     """
-    shortened = [each for each in _products_on(device) if each.fp32_precision not in _WHOLE]
-    if shortened or torch.is_autocast_enabled(device.type):
-        return _exactly(device, shortened)
-    return nullcontext()
+    return _exactly(device, _shortened(device)) if rounds(device) else nullcontext()
+
+
+def rounds(device: torch.device) -> bool:
+    """Whether torch is set to round more than the precision of tensors asks for."""
+    return torch.is_autocast_enabled(device.type) or bool(_shortened(device))
 
 
 _WHOLE = ("ieee", "none")
+
+
+def _shortened(device: torch.device) -> list[Any]:
+    return [each for each in _products_on(device) if each.fp32_precision not in _WHOLE]
 
 
 def _products_on(device: torch.device) -> tuple[Any, ...]:
@@ -81,8 +89,43 @@ def units_at_once(elements: int, device: torch.device) -> int:
     return max(1, limit // max(1, elements))
 
 
+class _Scratch(threading.local):
+    """Memory that is used again for what is let go at once.
+
+    On the CPU, memory that the system gives anew comes by pages, zeroed, which can take longer than
+    the product that is written to it. Elsewhere torch keeps what was let go.
+    """
+
+    LARGEST: Final = 1 << 19  # elements
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def __call__(self, use: str, like: Tensor, shape: Sequence[int]) -> Tensor:
+        """Values that nobody reads any more once the same is asked for again.
+
+        Args:
+            use: what for; others do not disturb it.
+            like: a tensor of the same dtype and device.
+            shape: of the values.
+        """
+        size, key = math.prod(shape), (use, like.dtype)
+        if like.device.type != "cpu" or size > self.LARGEST:
+            return like.new_empty(shape)
+        if key not in self._held or self._held[key].numel() < size:
+            self._held[key] = torch.empty(size, dtype=like.dtype)
+        return self._held[key][:size].view(tuple(shape))
+
+
+scratch = _Scratch()
+
+
 def formed(
-    like: Tensor, shape: Sequence[int], at_once: int, form: Callable[[slice, Tensor], Any]
+    like: Tensor,
+    shape: Sequence[int],
+    at_once: int,
+    form: Callable[[slice, Tensor], Any],
+    keep: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """One gradient per unit, and their squared norms, taken while each is in the cache.
 
@@ -91,13 +134,21 @@ def formed(
         shape: of one unit's gradient.
         at_once: how many units are formed at once.
         form: writes the gradients of some units into a tensor.
+        keep: whether gradients are wanted; where they are not, what is returned of them is not
+            theirs.
     """
     n = len(like)
-    values, norms = like.new_empty(n, *shape), like.new_empty(n)
+    if not keep:
+        at_once = min(at_once, units_at_once(math.prod(shape), like.device))
+    norms = like.new_empty(n)
+    values = (
+        like.new_empty(n, *shape) if keep else scratch("values", like, (min(n, at_once), *shape))
+    )
     for start in range(0, n, at_once):
         some = slice(start, start + at_once)
-        form(some, values[some])
-        torch.linalg.vector_norm(values[some].flatten(1), dim=1, out=norms[some])
+        out = values[some] if keep else values[: n - start]
+        form(some, out)
+        torch.linalg.vector_norm(out.flatten(1), dim=1, out=norms[some])
     return values, norms.square_()
 
 
@@ -145,6 +196,19 @@ class Contribution(ABC):
                 accurate(self.some(start, start + step).dense().values),
             )
 
+    def streamed_norms(self, way: str, elements: int) -> Tensor:
+        """The squared norms of gradients that are formed a few at a time and let go.
+
+        Args:
+            way: by which of `ways`; as `dense` forms them if empty.
+            elements: of the parameter.
+        """
+        step = units_at_once(elements, self.lead.device)
+        parts = [self.some(start, start + step) for start in range(0, len(self.lead), step)]
+        return torch.cat(
+            [(part.ways()[way]() if way else part.dense()).squared_norms() for part in parts]
+        )
+
     def ways(self) -> dict[str, Callable[[], Contribution]]:
         """Every form with the same norms and sums, by the name of the strategy."""
         return {"as it is": lambda: self}
@@ -185,12 +249,13 @@ class Dense(Contribution):
 
     def _flat(self) -> Tensor:
         """`(n, elements)`; a parameter may be one number."""
-        return accurate(self.values).unsqueeze(-1).flatten(1)
+        values = accurate(self.values)
+        return values if values.ndim == 2 else values.unsqueeze(-1).flatten(1)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """See `Contribution.weighted_sum`."""
         flat = self._flat()
-        return (weights.to(flat.dtype) @ flat).view(self.values.shape[1:])
+        return torch.mv(flat.T, weights.to(flat.dtype)).view(self.values.shape[1:])
 
     def dense(self) -> Dense:
         """See `Contribution.dense`."""
@@ -286,13 +351,7 @@ class Kept(Contribution):
     way: str = ""
 
     def _squared_norms(self) -> Tensor:
-        n, step = len(self.lead), units_at_once(self.elements, self.lead.device)
-        parts = [self._formed(start, start + step).squared_norms() for start in range(0, n, step)]
-        return torch.cat(parts)
-
-    def _formed(self, start: int, stop: int) -> Contribution:
-        some = self.factors.some(start, stop)
-        return some.ways()[self.way]() if self.way else some.dense()
+        return self.factors.streamed_norms(self.way, self.elements)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """See `Contribution.weighted_sum`."""

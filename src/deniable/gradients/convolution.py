@@ -19,6 +19,7 @@ from deniable.gradients.contributions import (
     Turned,
     accurate,
     formed,
+    scratch,
 )
 from deniable.gradients.outer import GRAM_ELEMENTS
 
@@ -135,6 +136,14 @@ class Convolution(Contribution):
 
     def dense(self) -> Dense:
         """Grouped weight gradients, in which every unit and position has its own groups."""
+        return Dense.of(*self._grouped())
+
+    def streamed_norms(self, way: str, elements: int) -> Tensor:
+        """See `Contribution.streamed_norms`."""
+        by_way = {"": self._grouped, "patches": self._patches}
+        return by_way[way](keep=False)[1]
+
+    def _grouped(self, keep: bool = True) -> tuple[Tensor, Tensor]:
         positions, channels = self.input.shape[1:3]
 
         def form(some: slice, out: Tensor) -> None:
@@ -147,7 +156,7 @@ class Convolution(Contribution):
             out.copy_(gradient[:, 0] if positions == 1 else gradient.sum(1))
 
         at_once = max(1, GROUPED_CHANNELS // (positions * channels))
-        return Dense.of(*formed(self.grad, self.shape, self._at_once(at_once), form))
+        return formed(self.grad, self.shape, self._at_once(at_once), form, keep)
 
     def _at_once(self, units: int) -> int:
         """So many units at once on the CPU, where caches are small; elsewhere all of them."""
@@ -187,6 +196,10 @@ class Convolution(Contribution):
 
         Channels come last, so that a patch is a few long runs of memory.
         """
+        d = len(self.stride)
+        return Turned.of(*self._patches(), (0, d + 1, *range(1, d + 1)), self.shape)
+
+    def _patches(self, keep: bool = True) -> tuple[Tensor, Tensor]:
         kernel, out = self.shape[2:], self.grad.shape[3:]
         channels, positions, size = self.shape[1], math.prod(out), math.prod(self.shape[1:])
         grad = self.grad[:, 0].flatten(2)
@@ -197,22 +210,25 @@ class Convolution(Contribution):
             steps = [stride * each for stride, each in zip(strides[1:], self.stride, strict=False)]
             taps = [stride * each for stride, each in zip(strides[1:], self.dilation, strict=False)]
             windows = x.as_strided(
-                (len(x), *out, *kernel, channels), (strides[0], *steps, *taps, 1)
+                (len(x), *out, *kernel, channels),
+                (strides[0], *steps, *taps, strides[-1]),
             )
-            torch.bmm(grad[some], windows.reshape(-1, positions, size), out=values.flatten(2))
+            patches = scratch("patches", x, windows.shape).copy_(windows)
+            torch.bmm(grad[some], patches.view(-1, positions, size), out=values.flatten(2))
 
         at_once = self._at_once(max(1, PATCH_ELEMENTS // (positions * size)))
-        values, norms = formed(self.grad, (self.shape[0], *kernel, channels), at_once, form)
-        d = len(kernel)
-        return Turned.of(values, norms, (0, d + 1, *range(1, d + 1)), self.shape)
+        return formed(self.grad, (self.shape[0], *kernel, channels), at_once, form, keep)
 
     def _channels_last(self, some: slice) -> Tensor:
         """The padded input of some units as `(units, *spatial, C)`."""
         x = self.input[some, 0].movedim(1, -1)
         if not any(self.padding):
-            return x.contiguous()
+            if x.shape[-1] == 1:
+                return x
+            return scratch("pixels", x, x.shape).copy_(x)
         sizes = zip(x.shape[1:-1], self.padding, strict=True)
-        padded = x.new_zeros(len(x), *(size + 2 * pad for size, pad in sizes), x.shape[-1])
+        shape = len(x), *(size + 2 * pad for size, pad in sizes), x.shape[-1]
+        padded = scratch("pixels", x, shape).zero_()
         inner = [slice(pad, pad + n) for pad, n in zip(self.padding, x.shape[1:-1], strict=True)]
         padded[(slice(None), *inner)] = x
         return padded

@@ -31,7 +31,7 @@ class Layout:
         """The tensor with units first, `(n, ...)`; the other dimensions keep their order."""
         match self.fold:
             case Fold.PLAIN:
-                return tensor.movedim(self.dim, 0)
+                return tensor.movedim(self.dim, 0) if self.dim else tensor
             case Fold.OUTER:
                 return self._unfold(tensor, (n, -1)).movedim(self.dim, 0)
             case Fold.INNER:

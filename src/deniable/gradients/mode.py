@@ -129,7 +129,7 @@ class Watch(TorchFunctionMode):
             result = func(*args, **kwargs)
             if not (isinstance(result, Tensor) and result.requires_grad):
                 return result
-        if func is Tensor.__setitem__ and _is_mask(args[1]) and self.capture.slot(args[0]) is None:
+        if func is Tensor.__setitem__ and _is_mask(args[1]) and not self.capture.is_bound(args[0]):
             return self._assign(*args)
         if (
             func in WRITING
@@ -163,7 +163,7 @@ class Watch(TorchFunctionMode):
         """
         target, *others = args
         written = target.detach()[others[0]] if func is Tensor.__setitem__ else target
-        if self.capture.slot(target) is None:
+        if not self.capture.is_bound(target):
             others = [
                 self.spread(each, written.shape) if isinstance(each, Tensor) else each
                 for each in others
@@ -178,18 +178,17 @@ class Watch(TorchFunctionMode):
 
     def spread(self, value: Tensor, shape: torch.Size) -> Tensor:
         """A parameter as data of this shape; anything else as it is."""
-        if self.capture.slot(value) is None:
+        if not self.capture.is_bound(value):
             return value
         spread: Tensor = self._call(Tensor.expand, (value, *shape), {}, spread=True)
         return spread
 
     def _touches(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
-        slot = self.capture.slot
+        is_bound = self.capture.is_bound
         for argument in (*args, *kwargs.values()) if kwargs else args:
-            if isinstance(argument, Tensor):
-                if slot(argument) is not None:
-                    return True
-            elif isinstance(argument, (list, tuple)) and self._touches(argument, {}):
+            if is_bound(argument):
+                return True
+            if isinstance(argument, (list, tuple)) and self._touches(argument, {}):
                 return True
         return False
 
@@ -228,7 +227,7 @@ class Watch(TorchFunctionMode):
         with torch.set_grad_enabled(flowing):
             result = _unaliased(func(*detached, **options), [*detached, *options.values()])
         outputs = list(result) if isinstance(result, (tuple, list)) else [result]
-        self._refuse_writes(key, versions, outputs)
+        kept = self._unwritten(key, versions, outputs)
         tensors = [leaf for leaf in outputs if isinstance(leaf, Tensor)]
         if not any(map(_is_continuous, tensors)):
             self._mark(func, args, kwargs, result)
@@ -255,7 +254,7 @@ class Watch(TorchFunctionMode):
         use = Use(capture, func, args, kwargs, n, key, forward)
         use.outputs = len(outputs)
         use.met = met if isinstance(met, Met) else None
-        use.versions = [(leaf, seen) for leaf, seen in versions if version(leaf) == seen]
+        use.versions = kept
         self.latest = use
         joined = [self._joined(use, k, output) for k, output in enumerate(outputs)]
         if not isinstance(result, (tuple, list)):
@@ -274,19 +273,21 @@ class Watch(TorchFunctionMode):
             self.order.note(result, self.order.of(output) or IN_ORDER)
         return result
 
-    def _refuse_writes(
+    def _unwritten(
         self, key: Key, versions: list[tuple[Tensor, int]], outputs: list[Any]
-    ) -> None:
-        """A call with parameters may write to data alone, and must return what it wrote to."""
-        for leaf, seen in versions:
+    ) -> list[tuple[Tensor, int]]:
+        """What a call did not write to: it may write to data alone, and must return those."""
+        kept = [each for each in versions if version(each[0]) == each[1]]
+        for leaf, seen in versions if len(kept) < len(versions) else ():
             if version(leaf) == seen:
                 continue
             returned = any(leaf is output for output in outputs)
-            if self.capture.slot(leaf) is not None or leaf._is_view() or not returned:
+            if self.capture.is_bound(leaf) or leaf._is_view() or not returned:
                 raise CaptureError(
                     f"{describe(key)} writes to its arguments in place, which cannot be followed. "
                     "Use the form that leaves them as they are (mul instead of mul_, no max_norm)."
                 )
+        return kept
 
     def _observe(
         self, key: Key, data: list[Tensor], outputs: list[Any], met: Met | Lost | None,
@@ -360,7 +361,7 @@ class Watch(TorchFunctionMode):
     def _detached(self, value: Any, data: list[Tensor], bound: list[Tensor]) -> Any:
         """The argument without its bound parameters' gradients; what it holds is noted."""
         if isinstance(value, Tensor):
-            if self.capture.slot(value) is None:
+            if not self.capture.is_bound(value):
                 data.append(value)
                 return value
             bound.append(value)

@@ -48,6 +48,7 @@ class Outer(Contribution):
     right: Tensor
     shape: torch.Size
     _sizes: Tensor | None = field(default=None, init=False, repr=False)
+    _left_norms: Tensor | None = field(default=None, init=False, repr=False)
 
     @property
     def positions(self) -> int:
@@ -97,13 +98,22 @@ class Outer(Contribution):
 
     def _squared_norms(self) -> Tensor:
         if self.positions == 1:
-            norms: Tensor = torch.linalg.vector_norm(accurate(self.right)[:, 0], dim=1)
+            norms = _lengths(self.right)
             if not isinstance(self.left, OneHot):
-                norms = norms * torch.linalg.vector_norm(accurate(self.left)[:, 0], dim=1)
+                self._left_norms = _lengths(self.left)
+                norms = norms * self._left_norms
             return norms.square()
         parts = [_norms_and_sizes(self.some(*units)) for units in _chunks(self, self)]
         found, self._sizes = (torch.cat(each) for each in zip(*parts, strict=True))
         return found
+
+    def summed_left(self) -> Dense:
+        """`sum_t left[i, t]`: the gradient of what is added beside a product, such as a bias."""
+        assert isinstance(self.left, Tensor)
+        if self.positions != 1:
+            return Dense(accurate(self.left).sum(1))
+        values, norms = accurate(self.left)[:, 0], self._left_norms
+        return Dense(values) if norms is None else Dense.of(values, norms.square())
 
     def squared_sizes(self) -> Tensor:
         """`(sum_t |left_t|^2) (sum_t |right_t|^2)` for every unit: beyond every squared norm.
@@ -112,14 +122,14 @@ class Outer(Contribution):
         """
         if self._sizes is None:
             left = self.left
-            positions = left.indices.shape[1] if isinstance(left, OneHot) else _squares(left)
-            self._sizes = _squares(self.right) * positions
+            positions = left.indices.shape[1] if isinstance(left, OneHot) else _lengths(left) ** 2
+            self._sizes = _lengths(self.right) ** 2 * positions
         return self._sizes
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """See `Contribution.weighted_sum`."""
         right = accurate(self.right)
-        weights = weights.to(right.dtype)[:, None, None]
+        weights = weights.to(right.dtype).view(-1, 1, 1)
         if isinstance(self.left, OneHot):
             total: Tensor = torch.ops.aten.embedding_dense_backward(
                 right * weights, self.left.indices, self.left.size, -1, False
@@ -141,14 +151,20 @@ class Outer(Contribution):
             index = self.left.indices[:, :, None].expand_as(right)
             values.scatter_add_(1, index, right)
         else:
-            values, norms = _products(accurate(self.left), right)
+            values, norms = _products(self.left, right)
             return Dense.of(values.view(n, *self.shape), norms)
         return Dense(values.view(n, *self.shape))
 
     def _turned(self) -> Turned:
         assert isinstance(self.left, Tensor)
-        values, norms = _products(accurate(self.right), accurate(self.left))
+        values, norms = _products(self.right, self.left)
         return Turned.of(values, norms, (1, 0), self.shape)
+
+    def streamed_norms(self, way: str, elements: int) -> Tensor:
+        """See `Contribution.streamed_norms`."""
+        if way or isinstance(self.left, OneHot):
+            return super().streamed_norms(way, elements)
+        return _products(self.left, self.right, keep=False)[1]
 
     @property
     def lead(self) -> Tensor:
@@ -175,14 +191,16 @@ class Outer(Contribution):
         return Outer(left, zeroed_outside(self.right, keep), self.shape)
 
 
-def _products(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """`a_i^T b_i` for every unit, and its squared norms."""
+def _products(a: Tensor, b: Tensor, keep: bool = True) -> tuple[Tensor, Tensor]:
+    """`a_i^T b_i` for every unit, and its squared norms; see `formed`."""
+    a, b = accurate(a), accurate(b)
     shape = a.shape[2], b.shape[2]
     return formed(
         b,
         shape,
         units_at_once(math.prod(shape), b.device),
         lambda some, out: torch.bmm(a[some].transpose(1, 2), b[some], out=out),
+        keep,
     )
 
 
@@ -214,9 +232,10 @@ def _grams(a: Outer, b: Outer) -> tuple[Tensor, Tensor]:
     return _left_gram(a.left, b.left, right.dtype), right
 
 
-def _squares(values: Tensor) -> Tensor:
+def _lengths(values: Tensor) -> Tensor:
+    """The norm of each unit's `(T, size)`."""
     norms: Tensor = torch.linalg.vector_norm(accurate(values), dim=(1, 2))
-    return norms.square()
+    return norms
 
 
 def _left_gram(a: Tensor | OneHot, b: Tensor | OneHot, dtype: torch.dtype) -> Tensor:

@@ -47,10 +47,9 @@ class PerUnitGradients:
         raw = list(self._raw_norms().values())
         if not raw:
             return next(iter(self.parameters.values())).new_zeros(self.units)
-        total = raw[0]
-        for each in raw[1:]:
-            total = total + each.to(total.device)
-        return total.sqrt() * self.scale
+        device = raw[0].device
+        total = torch.stack([each.to(device) for each in raw]).sum(0)
+        return total.sqrt_().mul_(self.scale)
 
     def _raw_norms(self) -> dict[str, Tensor]:
         if self._raw is None:

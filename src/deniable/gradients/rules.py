@@ -43,10 +43,11 @@ def explains(*functions: Callable[..., Any]) -> Callable[[Rule], Rule]:
 @explains(F.linear)
 def linear(use: Use, grad: Tensor, input: Tensor, weight: Tensor, bias: Any = None) -> Pairs:
     """`y = x W^T + b`: one outer product per position."""
-    g = use.positions(grad, like=input, features=1)
-    yield weight, Outer(g, use.positions(input, features=1), weight.shape)
+    x, g = use.aligned(input, grad)
+    outer = Outer(g, x, weight.shape)
+    yield weight, outer
     if use.is_bound(bias):
-        yield bias, Dense(g[:, 0] if g.shape[1] == 1 else accurate(g).sum(1))
+        yield bias, outer.summed_left()
 
 
 @explains(torch.addmm)
@@ -57,8 +58,7 @@ def addmm(
     if scales or use.is_bound(mat1) or not use.is_bound(mat2):
         yield from use.by_vmap(grad)
         return
-    g = use.positions(grad, like=mat1, features=1)
-    yield mat2, Outer(use.positions(mat1, features=1), g, mat2.shape)
+    yield mat2, Outer(*use.aligned(mat1, grad), mat2.shape)
     if use.is_bound(input):
         yield input, Dense(reduce_to(use.units(grad, like=mat1, features=1), input.shape))
 
@@ -69,8 +69,7 @@ def matmul(use: Use, grad: Tensor, input: Tensor, other: Tensor) -> Pairs:
     if use.is_bound(input) or other.ndim != 2 or input.ndim < 2:
         yield from use.by_vmap(grad)
         return
-    g = use.positions(grad, like=input, features=1)
-    yield other, Outer(use.positions(input, features=1), g, other.shape)
+    yield other, Outer(*use.aligned(input, grad), other.shape)
 
 
 def reduce_to(per_unit: Tensor, shape: Sequence[int]) -> Tensor:

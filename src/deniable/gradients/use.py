@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,7 @@ class Use:
 
     def receive(self, position: int, grad: Tensor) -> None:
         """Take the gradient of one output: what a per-unit rule makes of it goes to the capture."""
-        if not self.capture.receiving(self):
+        if not self.capture.receiving(self, grad.device):
             return
         self.position = position
         if self.spent:
@@ -85,7 +86,7 @@ class Use:
         if self.n:
             self._unchanged()
             self._owned(grad)
-            with torch.no_grad(), exactly(grad.device):
+            with exactly(grad.device) if self.capture.rounds else nullcontext():
                 for argument, contribution in self._contributions(position, grad):
                     self.capture.add(argument, contribution)
         if self.outputs == 1 and not torch._C._autograd._get_current_graph_task_keep_graph():
@@ -104,7 +105,7 @@ class Use:
 
     def is_bound(self, argument: object) -> bool:
         """Whether per-unit gradients of this argument are wanted."""
-        return self.capture.slot(argument) is not None
+        return self.capture.is_bound(argument)
 
     def layout(self, tensor: Tensor, features: int = 0) -> Layout:
         """Where the units lie in a tensor of this call (an argument, or the output's gradient)."""
@@ -135,11 +136,12 @@ class Use:
 
     def _index(self, tensor: Tensor) -> int:
         """The place of a tensor among the data of this call, or else of its output."""
-        leaves = [leaf for leaf in tensors_in(self.args, self.kwargs) if not self.is_bound(leaf)]
-        for k, leaf in enumerate(leaves):
+        k = 0
+        for leaf in tensors_in(self.args, self.kwargs):
             if leaf is tensor:
                 return k
-        return len(leaves) + self.position
+            k += not self.is_bound(leaf)
+        return k + self.position
 
     def units(self, tensor: Tensor, like: Tensor | None = None, features: int = 0) -> Tensor:
         """The tensor with units first: `(n, ..., *features)`."""
@@ -149,6 +151,12 @@ class Use:
         """The tensor as `(n, T, *features)`: every dimension before the features folded into T."""
         split = self.units(tensor, like, features)
         return split.reshape(self.n, -1, *split.shape[split.ndim - features :])
+
+    def aligned(self, input: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Input and output gradient of a layer that mixes the last dimension, as `(n, T, ...)`."""
+        layout = self.layout(input, features=1)
+        both = (layout.split(each, self.n) for each in (input, grad))
+        return tuple(each.reshape(self.n, -1, each.shape[-1]) for each in both)  # type: ignore[return-value]
 
     def by_vmap(self, grad: Tensor, position: int = 0) -> Iterator[tuple[Any, Contribution]]:
         """Per-unit gradients of this one call by `torch.func.vmap`, whatever the function."""

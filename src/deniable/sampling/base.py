@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from math import isqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -120,8 +121,22 @@ class Sampler(Sampling):
         """Go back to where `state` was taken."""
         self.generator.bit_generator.state = state["generator"]
 
-    def _subset(self, size: int) -> Indices:
-        """A uniformly random subset of so many examples, sorted."""
-        chosen = self.generator.choice(self.examples, size, replace=False, shuffle=False)
+    def _tossed(self) -> Indices:
+        """Who is chosen by a coin of their own, which falls so `batch_size` times on average.
+
+        Sorted. Drawn as gaps: how many coins come until the next one that falls so is geometric,
+        and independent of all others. That costs the batch rather than the data set.
+        """
+        rate, last, parts = self.batch_size / self.examples, -1, []
+        while last < self.examples:
+            gaps = self.generator.geometric(rate, self.batch_size + 6 * isqrt(self.batch_size) + 16)
+            parts.append(np.minimum(gaps, self.examples + 1).cumsum() + last)
+            last = int(parts[-1][-1])
+        places = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return places[: places.searchsorted(self.examples)]
+
+    def _subset(self, size: int, of: int) -> Indices:
+        """A uniformly random subset of so many of the numbers below `of`, sorted."""
+        chosen = self.generator.choice(of, size, replace=False, shuffle=False)
         chosen.sort()
         return chosen.astype(np.int64, copy=False)

@@ -35,7 +35,7 @@ class FixedSizeSampler(Sampler):
 
     def draw(self) -> NDArray[np.int64]:
         """The sorted indices of one logical batch, shape (batch_size,)."""
-        return self._subset(self.batch_size)
+        return self._subset(self.batch_size, self.examples)
 
     @property
     def in_words(self) -> str:

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 class PoissonSampler(Sampler):
     """Each example joins each batch independently, with probability `batch_size / examples`.
 
-    Drawn as a binomial size and then a uniform subset of that size, which is the same distribution
-    at the cost of the batch rather than of the data set.
-
     Guarantees: batches are independent of each other and of the data; their size varies and may
     be 0.
 
@@ -41,7 +38,7 @@ class PoissonSampler(Sampler):
 
     def draw(self) -> NDArray[np.int64]:
         """The sorted indices of one logical batch, shape (drawn,); there may be none."""
-        return self._subset(int(self.generator.binomial(self.examples, self.sampling_rate)))
+        return self._tossed()
 
     @property
     def in_words(self) -> str:

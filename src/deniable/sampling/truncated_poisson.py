@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 class TruncatedPoissonSampler(Sampler):
     """A Poisson sample; of one with more than `max_batch_size` examples, that many at random.
 
-    Drawn as the smaller of a binomial size and `max_batch_size`, and then a uniform subset of that
-    size, which is the same distribution.
-
     Guarantees: no batch is larger than `max_batch_size`; batches are independent of each other and
     of the data. It is not accounted as Poisson: where a sample overflows, who is drawn pushes
     someone else out, so that the sum moves twice as far.
@@ -77,8 +74,9 @@ class TruncatedPoissonSampler(Sampler):
 
     def draw(self) -> NDArray[np.int64]:
         """The sorted indices of one logical batch, shape (drawn,); there may be none."""
-        size = int(self.generator.binomial(self.examples, self.sampling_rate))
-        return self._subset(min(size, self.max_batch_size))
+        drawn = self._tossed()
+        over = len(drawn) > self.max_batch_size
+        return drawn[self._subset(self.max_batch_size, len(drawn))] if over else drawn
 
     @property
     def in_words(self) -> str:
