@@ -182,16 +182,17 @@ def happen(fault: str, moment: str) -> None:
 
 
 def break_uploads(at: int) -> None:
-    """Of this process's upload number `at`, only the lengths leave."""
-    send, sent = Link.send, [0]
+    """Of this process's upload number `at`, only the head leaves."""
+    frames, sent = Link.frames, [0]
 
-    def half(self: Link, message: Message) -> None:
+    def half(self: Link, message: Message) -> dict[int, torch.Tensor]:
+        made = frames(self, message)
         if message.says["kind"] == "upload":
             sent[0] += 1
             if sent[0] == at + 1:
-                lengths = torch.tensor([10, 1000])
-                self._group.send([lengths], 0, 0).wait()
+                [(tag, head), *_] = made.items()
+                self.begin({tag: head})()
                 os.kill(os.getpid(), signal.SIGKILL)
-        send(self, message)
+        return made
 
-    Link.send = half  # type: ignore[method-assign]
+    Link.frames = half  # type: ignore[method-assign]

@@ -19,7 +19,7 @@ from deniable.collaborate import parts
 from deniable.collaborate.links import Broken, Message, Waited
 from deniable.collaborate.modes import Local, Mode, Shares
 from deniable.collaborate.packing import packed
-from deniable.collaborate.peers import Peer, Peers
+from deniable.collaborate.peers import Peer, Peers, ask
 from deniable.collaborate.sessions import Merges
 from deniable.collaborate.uploads import opened
 from deniable.errors import CollaborationError
@@ -195,7 +195,7 @@ class Coordinator:
         )
         for peer in asked.values():
             peer.asked = self._asked
-            peer.ask(message)
+        ask(asked.values(), message)
         self.session.prepare(self._release_of(len(asked))[0])
         self.session.draw_ahead()
         self._save_if_due()

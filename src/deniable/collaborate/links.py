@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import PrefixStore, ProcessGroupGloo, Store
 
@@ -22,6 +25,9 @@ from deniable.errors import CollaborationError
 COORDINATOR, WORKER = 0, 1
 MEET_SECONDS = 20.0
 NOTHING = torch.empty(0, dtype=torch.uint8)
+LENGTHS, HEAD = 16, 256  # bytes: two numbers, and with what is said
+_HEAD, _SAYS, _USUAL, _REST = range(4)  # tags
+Frames = dict[int, Tensor]
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,10 @@ class Waited:
 class Link:
     """One end of a link; making it waits for the other end.
 
+    A message is a head of fixed size and then what has not found room there. Both ends know how
+    long the last block was in each direction, so memory for a head and such a block lies ready
+    where a message is expected: it arrives without another word.
+
     Args:
         store: where both ends leave their addresses, under `name`.
         name: of this link, used once.
@@ -70,7 +80,7 @@ class Link:
         timeout: the most seconds that sending or receiving a message may take.
 
     Attributes:
-        sent: bytes so far, headers included.
+        sent: bytes so far, heads included.
         received: likewise.
 
     Raises:
@@ -80,6 +90,8 @@ class Link:
     def __init__(self, store: Store, name: str, end: int, timeout: float) -> None:
         self.sent = self.received = 0
         self._other, self._timeout = 1 - end, timedelta(seconds=timeout)
+        self._length_out = self._length_in = 0  # of the last block
+        self._expected: dict[int, tuple[Tensor, Any]] = {}
         try:
             self._group: Any = ProcessGroupGloo(
                 PrefixStore(name, store), end, 2, timedelta(seconds=MEET_SECONDS)
@@ -93,15 +105,57 @@ class Link:
         Raises:
             Broken: it could not be sent.
         """
-        header = torch.frombuffer(bytearray(json.dumps(message.says).encode()), dtype=torch.uint8)
-        body = torch.cat([header, message.block])
-        lengths = torch.tensor([len(header), len(body)])
-        try:
-            for each in (lengths, body):
-                self._group.send([each], self._other, 0).wait(self._timeout)
-                self.sent += each.nbytes
-        except (RuntimeError, ValueError) as problem:
-            raise Broken(str(problem)) from problem
+        self.begin(self.frames(message))()
+
+    def frames(self, message: Message) -> Frames:
+        """What the next message is sent as."""
+        says, block = json.dumps(message.says).encode(), message.block
+        head = torch.zeros(HEAD, dtype=torch.uint8)
+        head[:LENGTHS].view(torch.int64).copy_(torch.tensor([len(says), len(block)]))
+        frames = {_HEAD: head}
+        if len(says) <= HEAD - LENGTHS:
+            head[LENGTHS : LENGTHS + len(says)] = torch.frombuffer(
+                bytearray(says), dtype=torch.uint8
+            )
+        else:
+            frames[_SAYS] = torch.frombuffer(bytearray(says), dtype=torch.uint8)
+        if len(block):
+            usual, self._length_out = self._length_out, len(block)
+            if usual:
+                frames[_USUAL] = F.pad(block[:usual], (0, max(0, usual - len(block))))
+            if len(block) > usual:
+                frames[_REST] = block[usual:]
+        return frames
+
+    def begin(self, frames: Frames) -> Callable[[], None]:
+        """Begin to send a message, which does not wait for the other end.
+
+        Returns:
+            What waits until it is sent; raises `Broken` where it could not be.
+
+        Raises:
+            Broken: the other end is known to be gone.
+        """
+        with _broken():
+            sending = [self._group.send([each], self._other, tag) for tag, each in frames.items()]
+
+        def wait() -> None:
+            with _broken():
+                for work, frame in zip(sending, frames.values(), strict=True):
+                    work.wait(self._timeout)
+                    self.sent += frame.nbytes
+
+        return wait
+
+    def expect(self) -> None:
+        """Make memory ready for the next message, so that it can arrive while others work here.
+
+        Raises:
+            Broken: the other end is known to be gone.
+        """
+        self._expect(_HEAD, HEAD)
+        if self._length_in:
+            self._expect(_USUAL, self._length_in)
 
     def receive(self) -> Message:
         """Wait for one message.
@@ -109,20 +163,50 @@ class Link:
         Raises:
             Broken: the other end is gone, or silent for longer than the link's time.
         """
-        lengths = torch.empty(2, dtype=torch.int64)
-        try:
-            self._group.recv([lengths], self._other, 0).wait(self._timeout)
-            first, whole = lengths.tolist()
-            body = torch.empty(whole, dtype=torch.uint8)
-            self._group.recv([body], self._other, 0).wait(self._timeout)
-        except (RuntimeError, ValueError) as problem:
-            raise Broken(str(problem)) from problem
-        self.received += lengths.nbytes + body.nbytes
-        return Message(json.loads(body[:first].numpy().tobytes()), body[first:])
+        self.expect()
+        head = self._arrived(_HEAD)
+        said, size = head[:LENGTHS].view(torch.int64).tolist()
+        if said <= HEAD - LENGTHS:
+            says = head[LENGTHS : LENGTHS + said]
+        else:
+            self._expect(_SAYS, said)
+            says = self._arrived(_SAYS)
+        block = NOTHING
+        if size:
+            usual, self._length_in = self._length_in, size
+            if size > usual:
+                self._expect(_REST, size - usual)
+            parts = [self._arrived(_USUAL)] if usual else []
+            parts += [self._arrived(_REST)] if size > usual else []
+            block = parts[0][:size] if len(parts) == 1 else torch.cat(parts)
+        return Message(json.loads(says.numpy().tobytes()), block)
+
+    def _expect(self, tag: int, size: int) -> None:
+        if tag not in self._expected:
+            frame = torch.empty(size, dtype=torch.uint8)
+            with _broken():
+                self._expected[tag] = frame, self._group.recv([frame], self._other, tag)
+
+    def _arrived(self, tag: int) -> Tensor:
+        frame, work = self._expected[tag]
+        with _broken():
+            work.wait(self._timeout)
+        del self._expected[tag]
+        self.received += frame.nbytes
+        return frame
 
     def close(self) -> None:
         """Let go of the connection."""
         self._group = None
+
+
+@contextmanager
+def _broken() -> Iterator[None]:
+    """What gloo says of a broken connection, as `Broken`."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as problem:
+        raise Broken(str(problem)) from problem
 
 
 def reached(store: Store) -> None:

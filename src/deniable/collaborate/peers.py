@@ -7,11 +7,12 @@ deadline.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 
 from torch.distributed import Store
 
-from deniable.collaborate.links import COORDINATOR, Broken, Link, Message
+from deniable.collaborate.links import COORDINATOR, Broken, Frames, Link, Message
 
 LOOK_SECONDS = 0.05
 FOREVER_SECONDS = 86_400.0
@@ -32,7 +33,7 @@ class Peer:
         self.ready = False
         self.asked: int | None = None
         self.link: Link | None = None
-        self._said: SimpleQueue[Message | None] = SimpleQueue()
+        self._sending: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._answers = answers
         threading.Thread(target=self._serve, args=(store, name), daemon=True).start()
 
@@ -43,18 +44,26 @@ class Peer:
 
     def ask(self, message: Message) -> None:
         """Send a message, and put its answer in the queue when it comes."""
-        self._said.put(message)
+        ask([self], message)
+
+    def _begin(self, frames: Frames) -> None:
+        assert self.link is not None
+        try:
+            self._sending.put(self.link.begin(frames))
+        except Broken as problem:
+            self._answers.put((self, problem))
+            self.leave()
 
     def leave(self) -> None:
         """End the thread, once it has nothing left to send."""
-        self._said.put(None)
+        self._sending.put(None)
 
     def _serve(self, store: Store, name: str) -> None:
         try:
             self.link = Link(store, name, COORDINATOR, FOREVER_SECONDS)
             self._answers.put((self, self.link.receive()))
-            while (message := self._said.get()) is not None:
-                self.link.send(message)
+            while (sent := self._sending.get()) is not None:
+                sent()
                 self._answers.put((self, self.link.receive()))
         except Broken as problem:
             self._answers.put((self, problem))
@@ -64,6 +73,17 @@ class Peer:
 
 
 Answer = tuple[Peer, Message | Broken]
+
+
+def ask(peers: Iterable[Peer], message: Message) -> None:
+    """Send a message to some who have said something already; their answers go to the queue.
+
+    It is on its way to all when this returns: whoever has it first and begins to compute may take
+    the core that the others' would be sent from.
+    """
+    framed = [(peer, peer.link.frames(message)) for peer in peers if peer.link is not None]
+    for peer, frames in framed:
+        peer._begin(frames)
 
 
 class Peers:

@@ -190,9 +190,11 @@ class Worker:
             try:
                 owed, self._owed = self._owed, None
                 if owed is not None:
-                    self._link.send(owed)
+                    sent = self._link.begin(self._link.frames(owed))
+                    self._link.expect()
                     self._draw_ahead()
                     self._prepare()
+                    sent()
                 message = self._link.receive()
             except Broken:
                 self._drop()
