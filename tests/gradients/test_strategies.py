@@ -149,3 +149,16 @@ def test_no_strategy_is_left_out() -> None:
     ways = Convolution.of(x, g, torch.Size([4, 3, 3, 3]), 1, 0, 1, 1).ways().keys()
     ways |= Outer(torch.randn(2, 5, 3), torch.randn(2, 5, 4), torch.Size([3, 4])).ways().keys()
     assert ways == {*PRODUCTS, *CONVOLUTIONS}
+
+
+@pytest.mark.parametrize(
+    ("gram", "way"), [(1.2, "gram"), (1.3, "instantiate"), (0.9, "gram")], ids=str
+)
+def test_gradients_larger_than_their_factors_are_kept_only_where_that_is_much_quicker(
+    gram: float, way: str
+) -> None:
+    large = Outer(torch.zeros(3, 2, 50), torch.zeros(3, 2, 40), torch.Size((50, 40)))
+    assert strategies._best({"gram": gram, "instantiate": 1.0}, large, 2_000) == way
+    small = Outer(torch.zeros(3, 90, 5), torch.zeros(3, 90, 4), torch.Size((5, 4)))
+    quickest = "gram" if gram < 1 else "instantiate"
+    assert strategies._best({"gram": gram, "instantiate": 1.0}, small, 20) == quickest

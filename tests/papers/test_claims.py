@@ -63,3 +63,11 @@ def test_a_claim_has_no_verdict_before_all_that_it_rests_on_was_run(tmp_path: Pa
     assert claim.verdict(some).word == "not run"
     enough = Results(tmp_path / "some.json", {"k=1": {}, "k=2": {}}, missing=("c=1",))
     assert claim.verdict(enough).word == "agrees"
+
+
+@pytest.mark.parametrize(("paper", "experiment"), EXPERIMENTS, ids=IDS)
+def test_the_pages_say_why_something_differs(paper: Paper, experiment: Experiment) -> None:
+    pages = Path(__file__).parents[2] / "docs" / "papers"
+    found = experiment.verdicts(Results.of(paper, experiment, pages))
+    assert {name for name, each in found.items() if each.agrees is None} == set(), "not run"
+    assert {name for name, each in found.items() if not (each.agrees or each.why)} == set()

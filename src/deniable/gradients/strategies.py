@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import mmap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -29,6 +29,9 @@ REPETITIONS = 4
 TRIED_ELEMENTS, LEAST_TRIED = 1 << 22, 8
 # What keeps the factors, however large the gradients are.
 _FACTORED = ("gram", "streamed")
+# Gradients that take this many times the memory of their factors are kept only where everything
+# leaner takes this many times as long.
+ROOMY, WORTH = 2.0, 1.25
 _SWEEP = 1 << 23  # float32 values, more than a cache holds
 
 Kind = tuple[Any, ...]
@@ -98,7 +101,7 @@ class Chooser:
             counts = {way: count for way, count in counts.items() if way.startswith(_FACTORED)}
         least = min(counts.values())
         if not self.measure:
-            return Choice(min(counts, key=lambda way: counts[way]))
+            return Choice(_best(counts, contribution, size))
         names = [name for name, count in counts.items() if count <= HOPELESS * least]
         n = len(contribution.lead)
         some = contribution.some(0, max(LEAST_TRIED, TRIED_ELEMENTS // size))
@@ -108,7 +111,7 @@ class Chooser:
             for name, way in ways.items():
                 some._norms = None
                 took[name] = min(took[name], _milliseconds(way, sweep) * n / len(some.lead))
-        return Choice(min(took, key=lambda name: took[name]), took)
+        return Choice(_best(took, contribution, size), took)
 
     def state(self) -> list[dict[str, Any]]:
         """The choices as JSON values, so that a resumed run takes the same ways."""
@@ -122,6 +125,15 @@ class Chooser:
         self.choices = {
             _as_kind(each["use"]): Choice(each["way"], dict(each["milliseconds"])) for each in state
         }
+
+
+def _best(costs: Mapping[str, float], contribution: Contribution, size: int) -> str:
+    """The way that costs least, unless one that needs far less memory costs hardly more."""
+    lead = contribution.lead
+    roomy = len(lead) * size * lead.element_size() > ROOMY * contribution.held()
+    lean = [way for way in costs if not roomy or way.startswith(_FACTORED)]
+    best, leanest = (min(ways, key=lambda way: costs[way], default="") for ways in (costs, lean))
+    return leanest if leanest and costs[leanest] <= WORTH * costs[best] else best
 
 
 def _kept(contribution: Contribution, size: int) -> Contribution:
