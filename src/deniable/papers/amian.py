@@ -64,14 +64,16 @@ def _better(letter: str, results: Results) -> Verdict:
     base = results.accuracy(DPSGD)
     found = {name: results.accuracy(name) for name in _of(letter, results)}
     said = ", ".join(f"{percent(value)} with {name}" for name, value in found.items())
-    row = results[next(iter(found))]
-    return Verdict(
-        min(found.values()) > base,
-        f"{said}; DP-SGD {percent(base)}",
-        "At equal noise, not at equal privacy: see the line on privacy."
-        if row.get("nominal_epsilon")
-        else "",
-    )
+    row, worse = results[next(iter(found))], [name for name in found if found[name] <= base]
+    why = []
+    if row.get("nominal_epsilon"):
+        why.append("At equal noise, not at equal privacy: see the line on privacy.")
+    if worse:
+        why.append(
+            f"With {' and '.join(worse)} it is not: filtered gradients are far longer than clipped "
+            "ones, and at the same learning rate so is each step."
+        )
+    return Verdict(not worse, f"{said}; DP-SGD {percent(base)}", " ".join(why))
 
 
 def _privacy(letter: str, results: Results) -> Verdict:
