@@ -6,6 +6,7 @@ The 20 runs of each fault on real data are `python -m benchmarks.collaborate_fau
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from deniable.plan import Plan
 
 STEPS = 16
 PLAN = Plan(EXAMPLES, 12, steps=STEPS, noise_multiplier=1.0, delta=1e-3)
+LONG = Plan(EXAMPLES, 12, steps=300, noise_multiplier=1.0, delta=1e-3)
 
 
 def training(
@@ -76,10 +78,19 @@ def test_a_coordinator_killed_and_restarted_goes_on_from_its_checkpoint(
     assert len(found["merged"]) == STEPS - before
 
 
+def is_stopped(running: Training, rank: int) -> bool:
+    """Whether a process has been stopped by a signal."""
+    command = ["ps", "-o", "state=", "-p", str(running.processes[rank].pid)]
+    return subprocess.run(command, capture_output=True, text=True).stdout.startswith("T")
+
+
 def test_a_stopped_worker_is_left_out_and_taken_back(tmp_path: Path) -> None:
-    running = training(tmp_path, Local(), "stopped when computed", at=2, patience=0.5).start()
-    while stated_or_none(tmp_path) < 6:
+    running = training(tmp_path, Local(), "stopped when computed", at=2, patience=0.5)
+    running.arguments = (LONG.to_json(), *running.arguments[1:])
+    running.start()
+    while not is_stopped(running, 1):
         time.sleep(0.02)
+    time.sleep(0.8)  # longer than it is waited for
     running.send(1, signal.SIGCONT)
     found = running.ended(60)[0]
     assert (1,) in found["merged"] and found["merged"][-1] == (0, 1)
@@ -96,8 +107,7 @@ def test_a_training_ends_though_a_worker_stays_stopped(tmp_path: Path) -> None:
 
 def test_a_worker_that_comes_late_is_taken_in(tmp_path: Path) -> None:
     running = training(tmp_path, Central(), sizes=[30, 30], patience=0.5)
-    long = Plan(EXAMPLES, 12, steps=300, noise_multiplier=1.0, delta=1e-3)
-    running.arguments = (long.to_json(), *running.arguments[1:])
+    running.arguments = (LONG.to_json(), *running.arguments[1:])
     running.start(0, 1)
     while stated_or_none(tmp_path) < 3:
         time.sleep(0.02)
