@@ -107,3 +107,7 @@ def test_an_end_that_lets_go_breaks_the_link(joined: Callable[[], Pair]) -> None
     threading.Timer(0.2, worker.close).start()
     with pytest.raises(Broken):
         coordinator.receive()
+    with pytest.raises(Broken):
+        worker.send(Message({}))
+    with pytest.raises(Broken):
+        worker.receive()

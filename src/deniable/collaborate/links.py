@@ -136,8 +136,9 @@ class Link:
         Raises:
             Broken: the other end is known to be gone.
         """
+        group = self._open()
         with _broken():
-            sending = [self._group.send([each], self._other, tag) for tag, each in frames.items()]
+            sending = [group.send([each], self._other, tag) for tag, each in frames.items()]
 
         def wait() -> None:
             with _broken():
@@ -183,9 +184,9 @@ class Link:
 
     def _expect(self, tag: int, size: int) -> None:
         if tag not in self._expected:
-            frame = torch.empty(size, dtype=torch.uint8)
+            frame, group = torch.empty(size, dtype=torch.uint8), self._open()
             with _broken():
-                self._expected[tag] = frame, self._group.recv([frame], self._other, tag)
+                self._expected[tag] = frame, group.recv([frame], self._other, tag)
 
     def _arrived(self, tag: int) -> Tensor:
         frame, work = self._expected[tag]
@@ -194,6 +195,13 @@ class Link:
         del self._expected[tag]
         self.received += frame.nbytes
         return frame
+
+    def _open(self) -> Any:
+        """The connection; another thread may have let go of it."""
+        group = self._group
+        if group is None:
+            raise Broken("this end has let go of the link")
+        return group
 
     def close(self) -> None:
         """Let go of the connection."""
