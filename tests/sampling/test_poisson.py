@@ -47,11 +47,6 @@ def test_at_rate_1_everyone_is_in_every_batch() -> None:
     assert all(sampler.draw().tolist() == list(range(7)) for _ in range(20))
 
 
-def test_everybody_is_drawn_where_that_is_certain() -> None:
-    sampler = PoissonSampler(300, 300, np.random.default_rng(0))
-    assert all(sampler.draw().tolist() == list(range(300)) for _ in range(20))
-
-
 def test_gaps_between_the_drawn_are_independent_of_each_other() -> None:
     """False-failure rate 1e-6; gaps of every second draw left out are rejected."""
     sampler = PoissonSampler(100_000, 1_000, np.random.default_rng(0))

@@ -277,9 +277,10 @@ class Watch(TorchFunctionMode):
         self, key: Key, versions: list[tuple[Tensor, int]], outputs: list[Any]
     ) -> list[tuple[Tensor, int]]:
         """What a call did not write to: it may write to data alone, and must return those."""
-        kept = [each for each in versions if version(each[0]) == each[1]]
-        for leaf, seen in versions if len(kept) < len(versions) else ():
+        kept = []
+        for leaf, seen in versions:
             if version(leaf) == seen:
+                kept.append((leaf, seen))
                 continue
             returned = any(leaf is output for output in outputs)
             if self.capture.is_bound(leaf) or leaf._is_view() or not returned:
