@@ -18,6 +18,7 @@ from deniable.gradients.contributions import (
     Turned,
     accurate,
     formed,
+    scratch,
     units_at_once,
     zeroed_outside,
 )
@@ -104,8 +105,11 @@ class Outer(Contribution):
                 norms = norms * self._left_norms
             return norms.square()
         parts = [_norms_and_sizes(self.some(*units)) for units in _chunks(self, self)]
-        found, self._sizes = (torch.cat(each) for each in zip(*parts, strict=True))
-        return found
+        if len(parts) == 1:
+            norms, self._sizes = parts[0]
+        else:
+            norms, self._sizes = (torch.cat(each) for each in zip(*parts, strict=True))
+        return norms
 
     def summed_left(self) -> Dense:
         """`sum_t left[i, t]`: the gradient of what is added beside a product, such as a bias."""
@@ -116,14 +120,15 @@ class Outer(Contribution):
         return Dense(values) if norms is None else Dense.of(values, norms.square())
 
     def squared_sizes(self) -> Tensor:
-        """`(sum_t |left_t|^2) (sum_t |right_t|^2)` for every unit: beyond every squared norm.
+        """`(sum_t |left_t| |right_t|)^2` for every unit: what the squared norm is at most.
 
         Gram matrices have it on their diagonals.
         """
         if self._sizes is None:
-            left = self.left
-            positions = left.indices.shape[1] if isinstance(left, OneHot) else _lengths(left) ** 2
-            self._sizes = _lengths(self.right) ** 2 * positions
+            lengths: Tensor = torch.linalg.vector_norm(accurate(self.right), dim=2)
+            if not isinstance(self.left, OneHot):
+                lengths = lengths * torch.linalg.vector_norm(accurate(self.left), dim=2)
+            self._sizes = lengths.sum(1).square()
         return self._sizes
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
@@ -217,19 +222,27 @@ def _chunks(a: Outer, b: Outer) -> list[tuple[int, int]]:
 
 def _inner_products(a: Outer, b: Outer) -> Tensor:
     left, right = _grams(a, b)
-    return (left * right).sum((1, 2))
+    return left.mul_(right).sum((1, 2))
 
 
 def _norms_and_sizes(outer: Outer) -> tuple[Tensor, Tensor]:
     """Squared norms, and what they would be if nothing cancelled, `(n,)` each."""
     left, right = _grams(outer, outer)
-    traces = [each.diagonal(dim1=1, dim2=2).sum(1) for each in (left, right)]
-    return (left * right).sum((1, 2)), traces[0] * traces[1]
+    products = left.mul_(right)
+    return products.sum((1, 2)), products.diagonal(dim1=1, dim2=2).sqrt().sum(1).square_()
 
 
 def _grams(a: Outer, b: Outer) -> tuple[Tensor, Tensor]:
-    right = torch.bmm(accurate(a.right), accurate(b.right).transpose(1, 2))
+    """Left and right; what they lie in is used again by the next."""
+    right = _products_of_rows("right gram", a.right, b.right)
     return _left_gram(a.left, b.left, right.dtype), right
+
+
+def _products_of_rows(use: str, a: Tensor, b: Tensor) -> Tensor:
+    """`<a[i, s], b[i, t]>`, in scratch memory."""
+    a, b = accurate(a), accurate(b)
+    out = scratch(use, a, (len(a), a.shape[1], b.shape[1]))
+    return torch.bmm(a, b.transpose(1, 2), out=out)
 
 
 def _lengths(values: Tensor) -> Tensor:
@@ -247,7 +260,7 @@ def _left_gram(a: Tensor | OneHot, b: Tensor | OneHot, dtype: torch.dtype) -> Te
     if isinstance(b, OneHot):
         return _left_gram(b, a, dtype).transpose(1, 2)
     assert isinstance(a, Tensor)
-    return torch.bmm(accurate(a), accurate(b).transpose(1, 2))
+    return _products_of_rows("left gram", a, b)
 
 
 @dataclass

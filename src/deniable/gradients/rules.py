@@ -239,7 +239,7 @@ def layer_norm(
     middle = tuple(range(1, g.ndim - features))
     if use.is_bound(weight):
         normalised = F.layer_norm(accurate(input), normalized_shape, None, None, eps)
-        product = g * use.units(normalised, like=input, features=features)
+        product = use.units(normalised, like=input, features=features).mul_(g)
         yield weight, Dense(product.sum(middle) if middle else product)
     if use.is_bound(bias):
         yield bias, Dense(g.sum(middle) if middle else g)
@@ -258,7 +258,7 @@ def rms_norm(
     features = len(normalized_shape)
     g = accurate(use.units(grad, like=input, features=features))
     normalised = F.rms_norm(accurate(input), normalized_shape, None, eps)
-    product = g * use.units(normalised, like=input, features=features)
+    product = use.units(normalised, like=input, features=features).mul_(g)
     middle = tuple(range(1, g.ndim - features))
     yield weight, Dense(product.sum(middle) if middle else product)
 

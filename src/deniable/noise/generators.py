@@ -10,14 +10,15 @@ from typing import Any, Final, Protocol
 import numpy as np
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deniable.errors import CheckpointError
 
 _KEY_BYTES: Final = 32
 _BLOCK_BYTES: Final = 16
-# Pairs of normals made at once: few calls for a small model, bounded memory for a large one.
-_PAIRS: Final = 1 << 16
+# Pairs of normals made at once: few calls for a small model, and all of it stays in the cache.
+_PAIRS: Final = 1 << 15
 
 
 class NoiseGenerator(Protocol):
@@ -104,8 +105,8 @@ class KeystreamGenerator:
         self._zeros = memoryview(bytes(_PAIRS * 16))
         # The cipher asks for room for one more block than it writes.
         self._bytes = bytearray(_PAIRS * 16 + _BLOCK_BYTES)
-        self._words = torch.frombuffer(self._bytes, dtype=torch.int64)
-        self._low = torch.empty(_PAIRS, dtype=torch.int64)
+        self._words = np.frombuffer(self._bytes, dtype=np.int64)
+        self._some_bits = np.empty(_PAIRS, dtype=np.int64)
         self._go_to(_checked(key), 0)
 
     def normal(self, shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -113,9 +114,9 @@ class KeystreamGenerator:
         count = math.prod(shape)
         computed = torch.promote_types(_floating(dtype), self.precision)
         values = torch.empty(count + count % 2, dtype=computed)
-        with torch.no_grad():
-            for part in torch.split(values, 2 * _PAIRS):
-                self._fill(part)
+        array = values.numpy()
+        for start in range(0, len(array), 2 * _PAIRS):
+            self._fill(array[start : start + 2 * _PAIRS])
         return values[:count].view(tuple(shape)).to(device=device, dtype=dtype)
 
     def state(self) -> dict[str, Any]:
@@ -134,27 +135,36 @@ class KeystreamGenerator:
         except (KeyError, TypeError, ValueError, OverflowError) as problem:
             raise _damaged(problem) from problem
 
-    def _fill(self, out: Tensor) -> None:
+    def _fill(self, out: NDArray[Any]) -> None:
         pairs = len(out) // 2
         radius, angle = out[:pairs], out[pairs:]
-        if out.dtype == torch.float64:
+        if out.dtype == np.float64:
             words = self._next_words(2 * pairs)
             self._fill_radius(radius, words[:pairs], bits=53)
-            _fill_angle(angle, words[pairs:], bits=53)
+            self._fill_angle(angle, words[pairs:], bits=53)
         else:
             words = self._next_words(pairs)
             self._fill_radius(radius, words, bits=40)
-            _fill_angle(angle, words, bits=24)
-        cosine = angle.cos()
-        angle.sin_().mul_(radius)
-        radius.mul_(cosine)
+            self._fill_angle(angle, words, bits=24)
+        cosine = _function("cos", angle, self._some_bits.view(out.dtype)[:pairs])
+        _function("sin", angle, angle)
+        angle *= radius
+        radius *= cosine
 
-    def _fill_radius(self, out: Tensor, words: Tensor, bits: int) -> None:
+    def _fill_radius(self, out: NDArray[Any], words: NDArray[np.int64], bits: int) -> None:
         """`sqrt(-2 ln u)`, u from the low bits and in (0, 1]: never 0, which has no logarithm."""
-        low = torch.bitwise_and(words, (1 << bits) - 1, out=self._low[: len(words)])
-        out.copy_(low).add_(1).mul_(2.0**-bits).log_().mul_(-2).sqrt_()
+        low = np.bitwise_and(words, (1 << bits) - 1, out=self._some_bits[: len(words)])
+        low += 1
+        _function("log", _scaled(low, 2.0**-bits, out), out)
+        out *= -2
+        np.sqrt(out, out=out)
 
-    def _next_words(self, count: int) -> Tensor:
+    def _fill_angle(self, out: NDArray[Any], words: NDArray[np.int64], bits: int) -> None:
+        """Angles in [-pi, pi) from the high bits."""
+        high = np.right_shift(words, 64 - bits, out=self._some_bits[: len(words)])
+        _scaled(high, 2 * math.pi * 2.0**-bits, out)
+
+    def _next_words(self, count: int) -> NDArray[np.int64]:
         self._cipher.update_into(self._zeros[: 8 * count], self._bytes)
         self._position += 8 * count
         return self._words[:count]
@@ -230,9 +240,19 @@ class PhiloxGenerator:
         self._generators = restored
 
 
-def _fill_angle(out: Tensor, words: Tensor, bits: int) -> None:
-    """Angles in [-pi, pi) from the high bits."""
-    out.copy_(words >> (64 - bits)).mul_(2 * math.pi * 2.0**-bits)
+def _scaled(numbers: NDArray[np.int64], scale: float, out: NDArray[Any]) -> NDArray[Any]:
+    """Whole numbers times a scale, in the precision of `out`."""
+    product: NDArray[Any] = np.multiply(numbers, scale, out=out, dtype=out.dtype)
+    return product
+
+
+def _function(name: str, values: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
+    """By the library that takes a third of the other's time: NumPy in float32, torch in float64."""
+    if out.dtype == np.float32:
+        getattr(np, name)(values, out=out)
+    else:
+        getattr(torch, name)(torch.from_numpy(values), out=torch.from_numpy(out))
+    return out
 
 
 def _floating(dtype: torch.dtype) -> torch.dtype:
