@@ -354,6 +354,21 @@ def padded_positions_by_keyword(m: Model, x: Tensor) -> Tensor:
 
 
 @equal
+def positions_that_fill_the_table(m: Model, x: Tensor) -> Tensor:
+    return m.second(m.hidden(x)[:, None] + m.table(torch.arange(6))).sum(1)
+
+
+@equal
+def positions_in_another_order(m: Model, x: Tensor) -> Tensor:
+    return m.second(m.hidden(x)[:, None] * m.table(torch.arange(6).flip(0))).sum(1)
+
+
+@equal
+def positions_that_repeat(m: Model, x: Tensor) -> Tensor:
+    return m.second(m.hidden(x)[:, None] * m.table(torch.tensor([[4, 1, 4]]))).sum(1)
+
+
+@equal
 def complex_numbers(m: Model, x: Tensor) -> Tensor:
     spectrum = torch.fft.rfft(m.hidden(x)) * torch.fft.rfft(m.vector)
     turned = torch.fft.irfft(spectrum, 6) * torch.exp(1j * m.vector)

@@ -93,8 +93,11 @@ def through(
     if _is_plain_lookup(derived):
         index, table = derived.args[:2]
         rows = contribution.dense().values.reshape(n, -1, table.shape[1])
-        repeated = OneHot(index.flatten().expand(n, -1), table.shape[0])
-        yield table, Outer(repeated, rows, table.shape)
+        if torch.equal(index.flatten(), torch.arange(len(table), device=index.device)):
+            yield table, Dense(rows)  # each row of the table, once
+        else:
+            repeated = OneHot(index.flatten().expand(n, -1), table.shape[0])
+            yield table, Outer(repeated, rows, table.shape)
         return
     leaves, structure = tree_flatten((derived.args, derived.kwargs))
     bound = {id(leaf): k for k, leaf in enumerate(leaves) if slot(leaf) is not None}
@@ -160,9 +163,12 @@ def _without_speed_warnings() -> Iterator[None]:
 
 def _is_plain_lookup(derived: Derived) -> bool:
     """An embedding of constant indices (a table of positions), without any further option."""
-    if derived.function is not F.embedding or derived.kwargs:
+    if derived.function is not F.embedding or len(derived.args) < 2:
         return False
-    options = dict(zip(_EMBEDDING_OPTIONS, derived.args[2:], strict=False))
+    options = {
+        **dict(zip(_EMBEDDING_OPTIONS, derived.args[2:], strict=False)),
+        **derived.kwargs,
+    }
     padded = options.get("padding_idx") is not None
     return not (padded or options.get("max_norm") or options.get("scale_grad_by_freq"))
 

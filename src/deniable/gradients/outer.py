@@ -142,9 +142,9 @@ class Outer(Contribution):
             return total.view(self.shape)
         left = accurate(self.left)
         if left.shape[2] <= right.shape[2]:
-            left = left * weights
+            left = torch.mul(left, weights, out=scratch("weighted", left, left.shape))
         else:
-            right = right * weights
+            right = torch.mul(right, weights, out=scratch("weighted", right, right.shape))
         return (left.flatten(0, 1).T @ right.flatten(0, 1)).view(self.shape)
 
     def dense(self) -> Dense:
