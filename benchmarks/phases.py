@@ -18,6 +18,7 @@ from benchmarks.measure import CACHED_SECONDS, synchronize
 from deniable.gradients.per_unit import PerUnitGradients
 from deniable.gradients.use import Use
 from deniable.noise import Gaussian
+from deniable.open_batch import OpenBatch
 from deniable.session import PrivateSession
 
 BATCH, FORWARD, INPUTS = "drawing the batch", "forward and loss", "input gradients"
@@ -30,7 +31,7 @@ ORDER = (BATCH, FORWARD, INPUTS, NORMS, SUMS, BOUND, NOISE, RELEASE, OPTIMIZER)
 _INNER: tuple[tuple[type, str, str], ...] = (
     (Use, "receive", NORMS),
     (PerUnitGradients, "_one_sum", SUMS),
-    (PrivateSession, "_finish_piece", BOUND),
+    (OpenBatch, "add", BOUND),
     (PrivateSession, "_release", RELEASE),
     (Gaussian, "add", NOISE),
 )

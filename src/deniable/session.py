@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from deniable.accounting import Meter, nominal_spent, spent
 from deniable.batches import DrawnBatches, Piece, Share, Source, Watched, batches, data_loader
-from deniable.bounds import Bound, Clip, Gradients, Observed
+from deniable.bounds import Bound, Clip, Observed
 from deniable.canaries import Canaries
 from deniable.claim import Claim
 from deniable.eligibility import Unchanged, bound_parameters
@@ -36,11 +36,12 @@ from deniable.events import (
     to_json,
     unsampled,
 )
-from deniable.gradients import Capture, Groups, exactly
+from deniable.gradients import Capture
 from deniable.grouping import Example, Unit
 from deniable.ledger import Ledger
 from deniable.ledger.book import BLOCK
 from deniable.noise import Gaussian, noise_generator
+from deniable.open_batch import OpenBatch
 from deniable.plan import Plan
 from deniable.randomness import Streams, derived_seed, numpy_generator
 from deniable.ranks import Ranks
@@ -212,15 +213,9 @@ class PrivateSession:
         )
         self._meter = Meter(plan.event, plan.delta, plan.accountant, plan.epsilon)
         self._ends_at = None if self._run.position else room
-        self._piece: Piece | None = None
         self._pass = 0
-        self._unstepped = False
-        self._summed = 0
         self._releasing, self._detached = False, False
         self._ahead: dict[int, PoissonSampledEvent] = {}
-        self._sums: dict[str, Tensor] | None = None
-        self._moved_by: Sensitivity | None = None
-        self._observed: list[Observed] = []
         in_calls = self._shards.in_calls
         self._unchanged = Unchanged(model, optimizer, self._parameters, in_calls)
         self._undo = leave_reduction(model)
@@ -228,7 +223,10 @@ class PrivateSession:
         self._capture = Capture(
             within(model), in_calls, measure=seed is None, keep=keep, shards=self._shards
         )
-        self._loss_scale, self._scales = LossScale(optimizer), set[float]()
+        self._open = OpenBatch(
+            self._capture, bound, self._shards, self._device, loss_reduction, canaries
+        )
+        self._loss_scale = LossScale(optimizer)
         self._hook = optimizer.register_step_pre_hook(self._before_step)
 
     def _check_alike(self, seed: int | None) -> None:
@@ -341,15 +339,7 @@ class PrivateSession:
         Raises:
             StepError: the vector does not have one entry for each row of the drawn piece.
         """
-        rows = self._piece.rows if self._piece else 0
-        if losses.shape != (rows,):
-            raise StepError(
-                f"private.backward expects one loss per row, shape ({rows},), got "
-                f"{tuple(losses.shape)}. Use reduction='none', and mean over what is inside a row."
-            )
-        before = self._capture.receipts
-        losses.sum().backward()  # type: ignore[no-untyped-call]
-        self._summed += self._capture.receipts - before
+        self._open.backward(losses)
 
     def spent(self) -> Spent:
         """What has been released so far, as (epsilon, delta)."""
@@ -401,10 +391,11 @@ class PrivateSession:
 
         **Not private**: it is for your eyes while you tune, never for a release.
         """
-        if not self._observed:
+        observed = self._open.observed
+        if not observed:
             return {"units": 0, "not_finite": 0, "mean_norm": 0.0, "clip_fraction": 0.0}
-        norms = torch.cat([each.norms for each in self._observed])
-        return Observed(norms, torch.cat([each.factors for each in self._observed])).summary()
+        norms = torch.cat([each.norms for each in observed])
+        return Observed(norms, torch.cat([each.factors for each in observed])).summary()
 
     @property
     def sensitivity(self) -> Sensitivity:
@@ -493,7 +484,7 @@ class PrivateSession:
 
     def _follow(self, pieces: Iterator[tuple[Piece, Any]]) -> Iterator[Any]:
         """Hands out batches, each when the one before has been stepped on."""
-        self._discard()
+        self._open.forget()
         self._pass += 1
         mine = self._pass
         try:
@@ -503,14 +494,13 @@ class PrivateSession:
                         "Another pass through the data began before this one was over. Finish or "
                         "leave one loop before the next."
                     )
-                self._piece, self._unstepped = piece, True
-                self._capture.open(piece.rows, Groups(piece.sizes) if piece.sizes else None)
+                self._open.begin(piece)
                 yield batch
                 if mine == self._pass:
-                    self._pass_over()
+                    self._open.passed_over()
         finally:
             if mine == self._pass:
-                self._discard()
+                self._open.forget()
 
     # -- steps ahead and behind ----------------------------------------------------------------
 
@@ -550,60 +540,20 @@ class PrivateSession:
                 "would release more than is accounted. Call backward() and then step() without a "
                 "closure."
             )
-        if self._piece is None or not self._unstepped:
-            raise StepError(
-                "optimizer.step() expects a batch from `for ... in private.batches(data)` and one "
-                "backward pass before each step; no batch is open. One step belongs to each batch."
-            )
+        piece = self._open.to_step()
         self._unchanged.check()
-        self._finish_piece(self._piece, self._loss_scale.take())
-        if self._piece.last:
-            self._release(self._piece)
+        self._finish()
+        if piece.last:
+            self._release(piece)
         else:
             for parameter in self._parameters.values():
                 parameter.grad = None
 
-    def _finish_piece(self, piece: Piece, loss_scale: float = 1.0) -> None:
-        """Bound the piece's per-unit gradients and add them to the running sum."""
-        self._scales.add(loss_scale)
-        if len(self._scales) > 1:
-            raise StepError(
-                "The pieces of one batch had losses of different scales. With a GradScaler, call "
-                "scaler.step(optimizer) and scaler.update(scaler.get_scale()) on every piece."
-            )
-        if piece.rows and not self._capture.has_gradients:
-            raise StepError(
-                f"optimizer.step() came before any backward pass on the drawn {piece.rows} rows. "
-                "Call loss.backward() first, on the model's output in training mode "
-                "(model.train())."
-            )
-        if self._summed and self._summed != self._capture.receipts:
-            raise StepError(
-                "One batch saw both loss.backward() and private.backward(losses); their scales "
-                "differ. Use one of them."
-            )
-        mean = self._loss_reduction == "mean" and not self._summed
-        with torch.no_grad(), exactly(self._device):
-            gradients: Gradients = self._capture.collect((piece.rows if mean else 1.0) / loss_scale)
-            units = gradients.units
-            if self.canaries is not None and piece.canaries is not None:
-                gradients = self.canaries.join(gradients, piece.canaries)
-            bounded, observed = self._bound(gradients, self._shards.kept)
-        if self._sums is None:
-            self._sums, self._observed, self._moved_by = bounded.sums, [], bounded.sensitivity
-        elif bounded.sensitivity != self._moved_by:
-            raise StepError(
-                "The bound changed between the pieces of one batch, so that its sum has no one "
-                "sensitivity. Change a bound after a step, and give each session one of its own."
-            )
-        else:
-            for name, value in bounded.sums.items():
-                self._sums[name] += value
-        self._observed.append(Observed(observed.norms[:units], observed.factors[:units]))
-        self._unstepped, self._summed = False, 0
+    def _finish(self) -> None:
+        """The open piece joins its batch's sum."""
+        self._open.add(self._loss_scale.take())
 
     def _release(self, piece: Piece) -> None:
-        assert self._sums is not None and self._moved_by is not None
         if self.steps >= self.ends_at:
             raise BudgetError(
                 f"{self.steps} of the plan's {self.plan.steps} steps are released, and one more "
@@ -617,8 +567,7 @@ class PrivateSession:
             self._releasing = False  # nothing of it was recorded
             raise
         denominator = self._denominator(piece.batch_size)
-        bounded = BoundedSum(self._sums, self._of_protected(self._moved_by))
-        noisy = self._add_noise(piece, bounded)
+        noisy = self._add_noise(piece, self._to_release())
         aside = {name: noisy[name] for name in noisy.keys() - self._parameters.keys()}
         for group in self._optimizer.param_groups:
             if "noise_deviation" in group:
@@ -631,10 +580,15 @@ class PrivateSession:
             deviation, rate = self.noise_deviation, piece.batch_size / self.plan.examples
             weight = rate / deviation**2 if deviation else 1.0
             self.canaries.observe(noisy, weight * self.sensitivity.value / denominator)
-        self._sums, self._source.state = None, piece.state
-        self._scales.clear()
+        self._source.state = piece.state
+        self._open.released()
         self.steps += 1
         self._releasing = False
+
+    def _to_release(self) -> BoundedSum:
+        """The batch's sum, and how far one protected unit can move it."""
+        total = self._open.total()
+        return replace(total, sensitivity=self._of_protected(total.sensitivity))
 
     def _add_noise(self, piece: Piece, bounded: BoundedSum) -> dict[str, Tensor]:
         """What was recorded is what is added."""
@@ -642,24 +596,6 @@ class PrivateSession:
         assert isinstance(released, GaussianEvent)
         noise = Gaussian.of(released)
         return self._shards.release(bounded, lambda sums: noise.add(sums, self._generator))
-
-    def _pass_over(self) -> None:
-        """The loop asks for the next batch: the last one must be dealt with."""
-        piece = self._piece
-        if piece is None or not self._unstepped:
-            return
-        if piece.last:
-            raise StepError(
-                "A drawn batch was passed over without optimizer.step(). Step on every batch, "
-                "empty ones included; for gradient accumulation give private.batches(rows=...)."
-            )
-        self._finish_piece(piece)
-
-    def _discard(self) -> None:
-        """Forget a logical batch that was not released; nothing of it was."""
-        self._capture.discard()
-        self._piece, self._sums, self._unstepped, self._summed = None, None, False, 0
-        self._scales.clear()
 
     # -- saved state ---------------------------------------------------------------------------
 
@@ -726,7 +662,7 @@ class PrivateSession:
             known = singles(from_json(state["released"]))
             for event in [each for each, times in known for _ in range(times)][stated:]:
                 self._run.release(event)
-        self._discard()
+        self._open.forget()
         self._run.resume_at(state["steps"])
         self._ends_at = None
         self._capture.chooser.restore(state["strategies"])
@@ -764,7 +700,7 @@ class PrivateSession:
             self._bound.restore(state["bound_state"])
             self._source.data = state["data"]
             self.seeded = self.seeded or state["seeded"]
-        self._discard()
+        self._open.forget()
         self.steps, self._ends_at = self._run.position, None
         streams = Streams(derived_seed(self._seed, "opening", self._run.opening))
         key = streams.key("noise", self._ranks.rank)

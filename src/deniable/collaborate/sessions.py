@@ -78,12 +78,10 @@ class HandsOver(PrivateSession):
         return FOREVER
 
     def _release(self, piece: Piece) -> None:
-        assert self._sums is not None and self._moved_by is not None
-        bounded = BoundedSum(self._sums, self._of_protected(self._moved_by))
+        bounded = self._to_release()
         for parameter in self._parameters.values():
             parameter.grad = None
-        self._sums = None
-        self._scales.clear()
+        self._open.released()
         self.steps += 1
         self._source.restart(piece.state)
         self.hand_over(bounded)
@@ -138,17 +136,15 @@ class Merges(PrivateSession):
         """
         state = self._source.state | {"step": self.steps + 1}
         batch_size = self.plan.at(self.steps).batch_size
-        self._piece, self._unstepped = Piece(0, None, True, event, batch_size, state), True
         self._merged, self._inside = sums, inside
+        self._open.expect(Piece(0, None, True, event, batch_size, state))
         self._optimizer.step()
         for parameter in self._parameters.values():
             parameter.grad = None
-        self._piece = None
+        self._open.piece = None
 
-    def _finish_piece(self, piece: Piece, loss_scale: float = 1.0) -> None:
-        self._sums, self._observed = self._merged, []
-        self._moved_by = self._bound.sensitivity(self._parameters)
-        self._unstepped = False
+    def _finish(self) -> None:
+        self._open.hold(BoundedSum(self._merged, self._bound.sensitivity(self._parameters)))
 
     def _add_noise(self, piece: Piece, bounded: BoundedSum) -> dict[str, Tensor]:
         released = unsampled(piece.event)
