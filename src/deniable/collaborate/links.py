@@ -27,7 +27,6 @@ MEET_SECONDS = 20.0
 NOTHING = torch.empty(0, dtype=torch.uint8)
 LENGTHS, HEAD = 16, 256  # bytes: two numbers, and with what is said
 _HEAD, _SAYS, _USUAL, _REST = range(4)  # tags
-Frames = dict[int, Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,14 @@ class Message:
 
     says: dict[str, Any]
     block: Tensor = NOTHING
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What a message is sent as, by tag, and how long its block is (0: it has none)."""
+
+    parts: dict[int, Tensor]
+    length: int
 
 
 class Broken(Exception):
@@ -108,24 +115,24 @@ class Link:
         self.begin(self.frames(message))()
 
     def frames(self, message: Message) -> Frames:
-        """What the next message is sent as."""
+        """What a message is sent as, if it is the next to be sent."""
         says, block = json.dumps(message.says).encode(), message.block
         head = torch.zeros(HEAD, dtype=torch.uint8)
         head[:LENGTHS].view(torch.int64).copy_(torch.tensor([len(says), len(block)]))
-        frames = {_HEAD: head}
+        parts = {_HEAD: head}
         if len(says) <= HEAD - LENGTHS:
             head[LENGTHS : LENGTHS + len(says)] = torch.frombuffer(
                 bytearray(says), dtype=torch.uint8
             )
         else:
-            frames[_SAYS] = torch.frombuffer(bytearray(says), dtype=torch.uint8)
+            parts[_SAYS] = torch.frombuffer(bytearray(says), dtype=torch.uint8)
         if len(block):
-            usual, self._length_out = self._length_out, len(block)
+            usual = self._length_out
             if usual:
-                frames[_USUAL] = F.pad(block[:usual], (0, max(0, usual - len(block))))
+                parts[_USUAL] = F.pad(block[:usual], (0, max(0, usual - len(block))))
             if len(block) > usual:
-                frames[_REST] = block[usual:]
-        return frames
+                parts[_REST] = block[usual:]
+        return Frames(parts, len(block))
 
     def begin(self, frames: Frames) -> Callable[[], None]:
         """Begin to send a message, which does not wait for the other end.
@@ -138,11 +145,12 @@ class Link:
         """
         group = self._open()
         with _broken():
-            sending = [group.send([each], self._other, tag) for tag, each in frames.items()]
+            sending = [group.send([each], self._other, tag) for tag, each in frames.parts.items()]
+        self._length_out = frames.length or self._length_out
 
         def wait() -> None:
             with _broken():
-                for work, frame in zip(sending, frames.values(), strict=True):
+                for work, frame in zip(sending, frames.parts.values(), strict=True):
                     work.wait(self._timeout)
                     self.sent += frame.nbytes
 
