@@ -13,7 +13,7 @@ import typer
 
 from deniable.cli.attack import attack_app
 from deniable.cli.audit import audit_command
-from deniable.cli.claims import claim_command
+from deniable.cli.claim import claim_command
 from deniable.cli.compare import compare_command, generate_command
 from deniable.cli.explain import explain_command
 from deniable.cli.ledger import ledger_app

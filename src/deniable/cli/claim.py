@@ -1,76 +1,125 @@
-"""The lines that `plan` and `spend` share: epsilon by every accountant, and what it bounds."""
+"""`deniable claim`: what a ledger proves, to be published; and its verification."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any
+import json
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from deniable import words
-from deniable.accounting import STATED, spent
-from deniable.events import Event
-from deniable.units import Neighbouring, PrivacyCurve, Spent
+from deniable.accounting import spent
+from deniable.claim import Claim, Difference, read_claim, verify
+from deniable.cli import options
+from deniable.cli.stating import say
+from deniable.ledger import Ledger
+from deniable.runfolder import RunFolder, ledger_at, write_json
 
-FALSE_POSITIVE_RATE = 0.01
-NOT_PRIVATE = (
-    "NOT PRIVATE: the noise multiplier is 0, so epsilon is infinite and nothing limits what the "
-    "result tells about its training data."
-)
-RELATIONS = {
-    Neighbouring.ADD_OR_REMOVE: "add-or-remove: one example more or less",
-    Neighbouring.REPLACE: "replace: one example is another",
-}
+REFUTED = 1  # the exit status where a claim is not borne out
 
 
-def claims(event: Event, delta: float) -> dict[str, Spent]:
-    """What the event costs, by each accountant."""
-    return {name: spent(event, delta, name) for name in STATED}
+def claim_command(
+    path: Annotated[
+        Path, typer.Argument(help="A run folder, or a ledger.", metavar="RUN", show_default=False)
+    ],
+    run: Annotated[
+        str | None,
+        typer.Option(help="One run of the ledger [that of the folder; of a ledger, everything]."),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Delta to state epsilon at [that of the plan, or 1e-5].")
+    ] = None,
+    accountant: Annotated[
+        str | None, typer.Option(help="Who states epsilon: pld or rdp [as in the plan].")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the claim to this JSON file.")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Say what a run's ledger proves, and on what that rests.
+
+    `deniable spend --verify` holds a claim against its ledger.
+    """
+    with Ledger(ledger_at(path), create=False) as book:
+        claim = Claim.of(book.contents(), run or _run_of(path), delta, accountant)
+    if out is not None:
+        write_json(out, claim.to_json())
+    if as_json:
+        typer.echo(json.dumps(claim.to_json(), allow_nan=False))
+        return
+    console = Console()
+    for paragraph in claim.in_words():
+        say(console, paragraph)
+    say(console, "This rests on what no ledger can show:")
+    for each in claim.assumptions:
+        console.print(f"- {each}", highlight=False, markup=False)
+    say(
+        console,
+        f"From ledger {claim.ledger[:16]}..., up to its entry {claim.last_entry[:16]}...",
+    )
+    if out is not None:
+        say(console, f"Written to {out}; `deniable spend --verify {out} {path}` checks it.")
 
 
-def table(title: str, rows: Mapping[str, str]) -> Table:
-    """Names and values, one a line."""
-    made = Table(title=title, title_justify="left", show_header=False)
-    made.add_column(style="bold", no_wrap=True)
-    made.add_column(justify="right")
-    for name, value in rows.items():
-        made.add_row(name, value)
+def check_claim(path: Path, ledger: Path, as_json: bool) -> None:
+    """Says whether a claim is borne out, and exits with `REFUTED` if not."""
+    values = read_claim(path)
+    with Ledger(ledger, create=False) as book:
+        differences = verify(values, book)
+        event = book.event()
+    claim = Claim.from_json(values)
+    now = spent(event, claim.delta, claim.accountant).epsilon
+    if as_json:
+        typer.echo(json.dumps(_as_json(differences, now), allow_nan=False))
+    elif differences:
+        console = Console()
+        say(console, f"NOT BORNE OUT: the ledger {ledger} says something else than {path}.")
+        console.print(_table(differences))
+    else:
+        console = Console()
+        say(console, f"Verified: the ledger {ledger} bears out {path}, entry for entry.")
+        for paragraph in claim.in_words():
+            say(console, paragraph)
+        if now > claim.everything:
+            say(
+                console,
+                "More was released on these data since then: everything together now costs "
+                f"epsilon {words.rounded_up(now)} at delta {claim.delta:g}.",
+            )
+    if differences:
+        raise typer.Exit(REFUTED)
+
+
+def _run_of(path: Path) -> str | None:
+    folder = RunFolder(path)
+    return str(folder.read()["run_id"]) if folder.run_json.exists() else None
+
+
+def _as_json(differences: tuple[Difference, ...], now: float) -> dict[str, Any]:
+    return {
+        "verified": not differences,
+        "differences": [
+            {"field": each.field, "claimed": _plain(each.claimed), "found": _plain(each.found)}
+            for each in differences
+        ],
+        "everything_now": _plain(now),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return None if value == float("inf") else value
+
+
+def _table(differences: tuple[Difference, ...]) -> Table:
+    made = Table()
+    for name in ("field", "the claim says", "the ledger says"):
+        made.add_column(name, overflow="fold")
+    for each in differences:
+        made.add_row(each.field, _shown(each.claimed), _shown(each.found))
     return made
 
 
-def epsilon_rows(found: Mapping[str, Spent]) -> dict[str, str]:
-    """The rows of the table that state epsilon, rounded up."""
-    notes = {"rdp": "upper bound, quick", "pld": "upper bound, tight"}
-    return {
-        f"epsilon, {name.upper()} ({notes.get(name, 'upper bound')})": words.rounded_up(
-            each.epsilon
-        )
-        for name, each in found.items()
-    }
-
-
-def explain(console: Console, curve: PrivacyCurve) -> None:
-    """Says in plain words what a guarantee means for a person in the data."""
-    say(console, " ".join(words.meaning(curve)) if curve.is_private else NOT_PRIVATE)
-
-
-def say(console: Console, text: str) -> None:
-    """Prints a paragraph as it is."""
-    console.print(f"\n{text}", highlight=False, markup=False)
-
-
-def as_json(found: Mapping[str, Spent], curve: PrivacyCurve) -> dict[str, Any]:
-    """The claims as plain JSON values; None stands for an infinite epsilon."""
-    return {
-        "epsilons": {
-            name: each.epsilon if math.isfinite(each.epsilon) else None
-            for name, each in found.items()
-        },
-        "attacker": {
-            "false_positive_rate": FALSE_POSITIVE_RATE,
-            "true_positive_rate": curve.attacker_true_positive_rate(FALSE_POSITIVE_RATE),
-        },
-        "non_private": not curve.is_private,
-    }
+def _shown(value: Any) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

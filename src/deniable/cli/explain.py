@@ -15,7 +15,7 @@ from deniable import words
 from deniable.accounting import spent
 from deniable.accounting.ladder import Rung, ladder
 from deniable.accounting.slides import DELTA, EVENT, NOISE, RUNGS, STEPS
-from deniable.cli import claim, options
+from deniable.cli import options, stating
 from deniable.errors import PlanError
 from deniable.plan import Plan, Schedule
 
@@ -96,7 +96,7 @@ def explain_command(
     if of_slides:
         _print_slides(console)
     if figure is not None:
-        claim.say(console, f"Figure: {figure}")
+        stating.say(console, f"Figure: {figure}")
 
 
 def _plan(examples: int | None, asked: dict[str, Any], **chosen: Any) -> Plan:
@@ -128,10 +128,10 @@ def _print(console: Console, plan: Plan, found: tuple[Rung, ...]) -> None:
             rung.accountant.summary if rung.refusal is None else f"not valid here: {rung.refusal}",
         )
     console.print(made)
-    claim.say(console, f"{plan.in_words} Relation: {claim.RELATIONS[plan.neighbouring]}.")
-    claim.say(console, WHY)
+    stating.say(console, f"{plan.in_words} Relation: {stating.RELATIONS[plan.neighbouring]}.")
+    stating.say(console, WHY)
     if all(rung.epsilon == math.inf for rung in found):
-        claim.say(console, claim.NOT_PRIVATE)
+        stating.say(console, stating.NOT_PRIVATE)
 
 
 def _print_slides(console: Console) -> None:
@@ -153,9 +153,9 @@ def _print_slides(console: Console) -> None:
         )
     console.print()
     console.print(made)
-    claim.say(console, FORMULAS)
+    stating.say(console, FORMULAS)
     for rung in RUNGS:
-        claim.say(console, f"{rung.accountant}: {rung.note}")
+        stating.say(console, f"{rung.accountant}: {rung.note}")
 
 
 def _as_json(plan: Plan, found: tuple[Rung, ...], of_slides: bool) -> dict[str, Any]:

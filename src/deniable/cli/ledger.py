@@ -14,8 +14,8 @@ from deniable import words
 from deniable.accounting import spent
 from deniable.claim import planned_delta
 from deniable.cli import options
-from deniable.cli.claim import RELATIONS, say, table
 from deniable.cli.spend import runs_table
+from deniable.cli.stating import RELATIONS, say, table
 from deniable.errors import LedgerError
 from deniable.events import to_json
 from deniable.ledger import Budget, Contents, Ledger

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from deniable import words
 from deniable.accounting import privacy_curve
-from deniable.cli import claim, options
+from deniable.cli import options, stating
 from deniable.plan import Phase, Plan, Schedule
 from deniable.plan.trade import trade
 
@@ -64,11 +64,11 @@ def plan_command(
         from deniable.report.trade import draw_trade
 
         draw_trade(plan, figure)
-    found = claim.claims(plan.event, plan.delta)
+    found = stating.claims(plan.event, plan.delta)
     curve = privacy_curve(plan.event)
     if as_json:
         values = plan.to_json() | {"sampling_rate": plan.sampling_rate, "epochs": plan.epochs}
-        typer.echo(json.dumps(values | claim.as_json(found, curve), allow_nan=False))
+        typer.echo(json.dumps(values | stating.as_json(found, curve), allow_nan=False))
         return
     console, sampler = Console(), plan.sampler()
     phases = plan.phases
@@ -84,24 +84,24 @@ def plan_command(
         "epochs": f"{plan.epochs:,.6g}",
         "noise multiplier": _over(phases, lambda each: f"{each.noise_multiplier:.6g}"),
         "delta": f"{plan.delta:g}",
-        "neighbouring relation": claim.RELATIONS[plan.neighbouring],
+        "neighbouring relation": stating.RELATIONS[plan.neighbouring],
     }
-    console.print(claim.table("Plan", rows | claim.epsilon_rows(found)))
+    console.print(stating.table("Plan", rows | stating.epsilon_rows(found)))
     if len(phases) > 1:
         console.print(_phases(phases))
     if math.isfinite(plan.epsilon):
         console.print(_alternatives(plan))
-    claim.explain(console, curve)
-    claim.say(console, plan.in_words)
+    stating.explain(console, curve)
+    stating.say(console, plan.in_words)
     if plan.delta * plan.examples >= 1:
-        claim.say(
+        stating.say(
             console,
             f"Delta is too large to mean much: at {plan.delta:g} or above 1 / examples = "
             f"{words.scientific(1 / plan.examples)}, publishing one example at random would count "
             "as private. Take a smaller --delta.",
         )
     if figure is not None:
-        claim.say(console, f"Figure: {figure}")
+        stating.say(console, f"Figure: {figure}")
 
 
 def _over(phases: Sequence[Phase], say: Callable[[Phase], str]) -> str:

@@ -17,7 +17,7 @@ from deniable import words
 from deniable.accounting import Search, spent
 from deniable.accounting.search import FIXED, SHAPES, TRIALS
 from deniable.cli import options
-from deniable.cli.claim import say
+from deniable.cli.stating import say
 from deniable.errors import SettingsError
 from deniable.events import Event, GaussianEvent
 from deniable.ledger import Ledger
@@ -97,7 +97,7 @@ def search_command(
     if not searches:
         searches = [Search(runs, str(trials))]  # which says what there is
     found = [_option(each, run, noise_multiplier, epsilon) for each in searches]
-    number = None if ledger is None else _record(ledger, found[0], run)
+    run_id, number = ("", None) if ledger is None else _record(ledger, found[0], run)
     if as_json:
         values = {
             "delta": delta,
@@ -105,7 +105,11 @@ def search_command(
             "options": [_as_json(each) for each in found],
             "cheapest": _cheapest(found).search.trials,
         }
-        typer.echo(json.dumps(values | ({"make": number} if ledger else {}), allow_nan=False))
+        typer.echo(
+            json.dumps(
+                values | ({"run": run_id, "make": number} if ledger else {}), allow_nan=False
+            )
+        )
         return
     console = Console()
     console.print(_table(found, run))
@@ -119,7 +123,9 @@ def search_command(
             console,
             f"Recorded in {ledger}. Make {number:,} runs, each of {run.steps:,} steps at noise "
             f"multiplier {found[0].noise_multiplier:.6g} or more, without --ledger: the search has "
-            "paid for all of them. Tell nobody how many there were.",
+            "paid for all of them. Tell nobody how many there were. The claim of the best run says "
+            "what it alone costs, which is too little for the best of several: publish it with "
+            f"`deniable claim {ledger} --run {run_id}`.",
         )
 
 
@@ -139,8 +145,9 @@ def _option(search: Search, run: Plan, noise: float | None, epsilon: float | Non
     )
 
 
-def _record(ledger: Path, option: Option, run: Plan) -> int:
-    """Charges the ledger for the search, and only then draws how many runs it has."""
+def _record(ledger: Path, option: Option, run: Plan) -> tuple[str, int]:
+    """Charges the ledger for the search, under a name, and only then draws how many runs it has."""
+    run_id = f"search-{secrets.token_hex(6)}"
     event = run.sampler().part(
         GaussianEvent(option.noise_multiplier, run.neighbouring), 0, run.steps
     )
@@ -150,12 +157,12 @@ def _record(ledger: Path, option: Option, run: Plan) -> int:
     }
     with Ledger(ledger) as book:
         book.release(
-            f"search-{secrets.token_hex(6)}",
+            run_id,
             option.search.event(event),
             description=described,
             neighbouring=run.neighbouring,
         )
-    return option.search.draw()
+    return run_id, option.search.draw()
 
 
 def _table(found: list[Option], run: Plan) -> Table:

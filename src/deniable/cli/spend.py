@@ -15,8 +15,8 @@ from rich.table import Table
 from deniable import words
 from deniable.accounting import nominal_event, privacy_curve, spent
 from deniable.claim import planned_delta
-from deniable.cli import claim, options
-from deniable.cli.claims import check_claim
+from deniable.cli import options, stating
+from deniable.cli.claim import check_claim
 from deniable.errors import SettingsError
 from deniable.events import ComposedEvent, notes, to_json
 from deniable.ledger import Ledger, RunRecord
@@ -62,7 +62,7 @@ def spend_command(
         event = book.event(run)
         records = [each for each in book.runs() if run in (None, each.run_id)]
     stated_at = planned_delta(records) if delta is None else delta
-    found = claim.claims(event, stated_at)
+    found = stating.claims(event, stated_at)
     nominal = _nominal(records, stated_at)
     curve = privacy_curve(event)
     if as_json:
@@ -71,26 +71,26 @@ def spend_command(
             "delta": stated_at,
             "notes": list(notes(event)),
             "runs": [_record(each) for each in records],
-            **claim.as_json(found, curve),
+            **stating.as_json(found, curve),
             "nominal": None if nominal is None else {"epsilon": _finite(nominal), "says": NOMINAL},
         }
         typer.echo(json.dumps(values, allow_nan=False))
         return
     console = Console()
     console.print(runs_table(records))
-    relations = dict.fromkeys(claim.RELATIONS[each.neighbouring] for each in records)
+    relations = dict.fromkeys(stating.RELATIONS[each.neighbouring] for each in records)
     rows = {
         "delta": f"{stated_at:g}",
         "neighbouring relation": ", ".join(relations) or words.ABSENT,
     }
-    rows |= claim.epsilon_rows(found)
+    rows |= stating.epsilon_rows(found)
     if nominal is not None:
         rows["epsilon, nominal (not a guarantee)"] = words.rounded_up(nominal)
-    console.print(claim.table("Together", rows))
-    claim.explain(console, curve)
+    console.print(stating.table("Together", rows))
+    stating.explain(console, curve)
     for note in [*notes(event), *([NOMINAL] if nominal is not None else [])]:
-        claim.say(console, note)
-    claim.say(console, "Steps that a killed process had reserved count as released.")
+        stating.say(console, note)
+    stating.say(console, "Steps that a killed process had reserved count as released.")
 
 
 def _nominal(records: Sequence[RunRecord], delta: float) -> float | None:
