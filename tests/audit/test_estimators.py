@@ -13,7 +13,7 @@ from benchmarks.audits import CONFIDENCE, DELTA, gaussian, measures, randomized_
 from deniable.accounting import spent
 from deniable.audit.estimators import Family, from_rates, from_scores
 from deniable.audit.guesses import from_one_run, guesses_for, one_run_probability
-from deniable.audit.tradeoff import gaussian_epsilon, gaussian_mu, least_false_positives, roc
+from deniable.audit.tradeoff import gaussian_epsilon, gaussian_mu, least_false_positives
 from deniable.events import GaussianEvent
 from deniable.units import PrivacyCurve, Spent
 
@@ -182,7 +182,3 @@ def test_what_cannot_be_scored_is_refused_in_words() -> None:
         from_rates(1, 2, 1, 2, delta=1.5)
     with pytest.raises(ValueError, match="some of how many"):
         from_rates(3, 2, 1, 2, delta=0.0)
-
-
-def test_the_curve_of_a_perfect_attack_rises_at_once() -> None:
-    assert roc([True, True, False], [3.0, 2.0, 1.0])[2] == (0.0, 1.0)

@@ -46,6 +46,10 @@ def test_the_curve_passes_through_its_operating_points() -> None:
     assert set(zip(*thinned, strict=True)) <= set(zip(false, true, strict=True))
 
 
+def test_the_curve_of_a_perfect_attack_rises_at_once() -> None:
+    assert Roc([3.0, 2.0], [1.0]).points() == [(0.0, 1.0), (1.0, 1.0)]
+
+
 def test_intervals_hold_the_true_area_as_often_as_they_say() -> None:
     """Of 400 intervals at 95%, fewer than 360 hold with probability below 1e-4."""
     generator = np.random.default_rng(3)

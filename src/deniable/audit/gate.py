@@ -33,8 +33,8 @@ from deniable.audit.one_run import (
     example_canaries,
     gradient_canaries,
 )
+from deniable.audit.roc import Roc
 from deniable.audit.sequences import losses
-from deniable.audit.tradeoff import roc
 from deniable.claim import Claim
 from deniable.data import Dataset
 from deniable.errors import SettingsError
@@ -48,6 +48,7 @@ from deniable.training.start import bound_for, joined, load_data, model_and_opti
 from deniable.units import Spent
 
 ROWS = 16  # of the data, each alone through the model
+CURVE_POINTS = 200
 
 Say = Callable[[str], None]
 
@@ -192,9 +193,13 @@ class _Subject:
         return example_canaries(self._coins()[0], found, self.claim, tests)
 
     def roc(self) -> list[tuple[float, float]]:
+        """Of the gradient canaries; nothing where none was put in, or none left out."""
         if not self.gradients:
             return []
-        return roc(self._coins()[1], self.canaries["scores"].numpy())
+        coins, scores = self._coins()[1], self.canaries["scores"].numpy()
+        if coins.all() or not coins.any():
+            return []
+        return [(0.0, 0.0), *Roc(scores[coins], scores[~coins]).points(CURVE_POINTS)]
 
 
 def _losses(model: nn.Module, rows: tuple[Tensor, ...]) -> Tensor:

@@ -54,10 +54,7 @@ class Curves:
             found: by a name of `ATTACKS`.
             guarantee: what is proved of the model; None: nothing.
         """
-        attacks = {
-            ATTACKS[name]: [(float(x), float(y)) for x, y in zip(*roc.curve(POINTS), strict=True)]
-            for name, roc in found.items()
-        }
+        attacks = {ATTACKS[name]: roc.points(POINTS) for name, roc in found.items()}
         if guarantee is None:
             return cls(title, attacks)
         rates = np.geomspace(1e-6, 1.0, POINTS).tolist()

@@ -167,6 +167,10 @@ class Roc:
             np.append(true / len(self.members), 1.0).astype(np.float64),
         )
 
+    def points(self, most: int | None = None) -> list[tuple[float, float]]:
+        """The curve as pairs, to be drawn: see `curve`."""
+        return [(float(x), float(y)) for x, y in zip(*self.curve(most), strict=True)]
+
 
 def _sorted(side: str, scores: Sequence[float] | npt.NDArray[Any]) -> Floats:
     found = np.sort(np.asarray(scores, dtype=np.float64).ravel())

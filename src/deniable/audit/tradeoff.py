@@ -8,9 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from deniable.accounting import gaussian
 from deniable.units import PrivacyCurve, Spent
 
@@ -72,23 +69,6 @@ def least_false_positives(claim: Spent | PrivacyCurve, rate: float) -> float:
             grown = math.exp(each.epsilon)
             least = max(least, (rate - each.delta) / grown, 1 - each.delta - grown * (1 - rate))
     return least
-
-
-def roc(coins: ArrayLike, scores: ArrayLike, points: int = 200) -> list[tuple[float, float]]:
-    """False- and true-positive rates over all thresholds, thinned.
-
-    >>> roc([True, False], [1.0, 0.0])
-    [(0.0, 0.0), (0.0, 1.0), (1.0, 1.0)]
-    """
-    given, found = np.asarray(coins, dtype=bool), np.asarray(scores, dtype=np.float64)
-    order = np.argsort(-found, kind="stable")
-    ordered = given[order]
-    ends = np.append(np.flatnonzero(np.diff(found[order])), len(order) - 1)
-    hits = np.cumsum(ordered)[ends] / max(1, given.sum())
-    wrong = np.cumsum(~ordered)[ends] / max(1, (~given).sum())
-    # Denser where false positives are few, which is where claims are tested.
-    kept = np.unique((np.linspace(0, 1, points) ** 3 * (len(ends) - 1)).round().astype(int))
-    return [(0.0, 0.0), *((float(wrong[each]), float(hits[each])) for each in kept)]
 
 
 def largest(refuted: Callable[[float], bool], high: float = MOST) -> float:
