@@ -37,6 +37,7 @@ MODULES = (
     "deniable.batches",
     "deniable.rows",
     "deniable.session",
+    "deniable.open_batch",
     "deniable.grouping",
     "deniable.isolation",
     "deniable.batchnorm",
