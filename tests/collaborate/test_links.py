@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -100,6 +101,20 @@ def test_what_is_sent_before_anybody_waits_for_it_arrives(joined: Callable[[], P
         sent = coordinator.begin(coordinator.frames(each))
         assert worker.receive().says == each.says
         sent()
+
+
+def test_nothing_is_sent_but_the_message(joined: Callable[[], Pair]) -> None:
+    """What else lay in this process's memory may be private."""
+    coordinator, _ = joined()
+    torch.full((HEAD,), 255, dtype=torch.uint8)  # let go of at once
+    for words in (1, HEAD - 40, HEAD):
+        message = Message({"x": "w" * words}, block(5))
+        frames = coordinator.frames(message)
+        said = json.dumps(message.says).encode()
+        head = frames[0][:HEAD].numpy().tobytes()
+        assert head[16:].rstrip(b"\0") == (said if len(said) <= HEAD - 16 else b"")
+        rest = [each for tag, each in frames.items() if tag]
+        assert sum(map(len, rest)) == 5 + (len(said) if len(said) > HEAD - 16 else 0)
 
 
 def test_an_end_that_lets_go_breaks_the_link(joined: Callable[[], Pair]) -> None:

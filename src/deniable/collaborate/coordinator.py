@@ -253,14 +253,14 @@ class Coordinator:
         return None
 
     def _merge(self, found: dict[int, dict[str, Tensor]]) -> None:
-        """Sums the uploads in the order of the workers, and releases the sum."""
-        sums: dict[str, Tensor] = {}
-        for upload in found.values():
+        """Sums the uploads in the order of the workers, in the first's memory, and releases it."""
+        sums, *others = found.values()
+        for upload in others:
             for name, value in upload.items():
                 if name in sums:
                     sums[name] += value
                 else:
-                    sums[name] = value.clone()
+                    sums[name] = value
         device = next(iter(self._like.values())).device
         sums = {name: value.to(device) for name, value in sums.items()}
         event, inside = self._release_of(len(found))

@@ -8,6 +8,7 @@ back, or comes later, makes a new link; the store, which is torch's, tells both 
 from __future__ import annotations
 
 import json
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,6 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import PrefixStore, ProcessGroupGloo, Store
 
@@ -25,8 +25,9 @@ from deniable.errors import CollaborationError
 COORDINATOR, WORKER = 0, 1
 MEET_SECONDS = 20.0
 NOTHING = torch.empty(0, dtype=torch.uint8)
-LENGTHS, HEAD = 16, 256  # bytes: two numbers, and with what is said
-_HEAD, _SAYS, _USUAL, _REST = range(4)  # tags
+HEAD = 256  # bytes: two lengths and, where it fits, what is said
+_LENGTHS = struct.Struct("<qq")
+_FIRST, _SAYS, _REST = range(3)  # tags
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,7 @@ class Message:
     block: Tensor = NOTHING
 
 
-@dataclass(frozen=True)
-class Frames:
-    """What a message is sent as, by tag, and how long its block is (0: it has none)."""
-
-    parts: dict[int, Tensor]
-    length: int
+Frames = dict[int, Tensor]
 
 
 class Broken(Exception):
@@ -76,9 +72,9 @@ class Waited:
 class Link:
     """One end of a link; making it waits for the other end.
 
-    A message is a head of fixed size and then what has not found room there. Both ends know how
-    long the last block was in each direction, so memory for a head and such a block lies ready
-    where a message is expected: it arrives without another word.
+    A message is a head of fixed size and a block. Where one is expected, memory lies ready that has
+    room for the head and a block as long as the last one in that direction: what fits arrives at
+    once, without another word, and the rest after it.
 
     Args:
         store: where both ends leave their addresses, under `name`.
@@ -97,7 +93,7 @@ class Link:
     def __init__(self, store: Store, name: str, end: int, timeout: float) -> None:
         self.sent = self.received = 0
         self._other, self._timeout = 1 - end, timedelta(seconds=timeout)
-        self._length_out = self._length_in = 0  # of the last block
+        self._room_out = self._room_in = HEAD  # bytes that lie ready for a message, at both ends
         self._expected: dict[int, tuple[Tensor, Any]] = {}
         try:
             self._group: Any = ProcessGroupGloo(
@@ -115,24 +111,21 @@ class Link:
         self.begin(self.frames(message))()
 
     def frames(self, message: Message) -> Frames:
-        """What a message is sent as, if it is the next to be sent."""
+        """What a message is sent as, by tag, if it is the next to be sent."""
         says, block = json.dumps(message.says).encode(), message.block
-        head = torch.zeros(HEAD, dtype=torch.uint8)
-        head[:LENGTHS].view(torch.int64).copy_(torch.tensor([len(says), len(block)]))
-        parts = {_HEAD: head}
-        if len(says) <= HEAD - LENGTHS:
-            head[LENGTHS : LENGTHS + len(says)] = torch.frombuffer(
-                bytearray(says), dtype=torch.uint8
-            )
-        else:
-            parts[_SAYS] = torch.frombuffer(bytearray(says), dtype=torch.uint8)
-        if len(block):
-            usual = self._length_out
-            if usual:
-                parts[_USUAL] = F.pad(block[:usual], (0, max(0, usual - len(block))))
-            if len(block) > usual:
-                parts[_REST] = block[usual:]
-        return Frames(parts, len(block))
+        fits = block[: self._room_out - HEAD]
+        head, short = _LENGTHS.pack(len(says), len(block)), len(says) <= HEAD - _LENGTHS.size
+        # Padded, so that nothing leaves that happened to lie in memory.
+        head = (head + says if short else head).ljust(HEAD, b"\0")
+        first = torch.empty(HEAD + len(fits), dtype=torch.uint8)
+        first[:HEAD] = _bytes(head)
+        first[HEAD:] = fits
+        frames = {_FIRST: first}
+        if not short:
+            frames[_SAYS] = _bytes(says)
+        if len(block) > len(fits):
+            frames[_REST] = block[len(fits) :]
+        return frames
 
     def begin(self, frames: Frames) -> Callable[[], None]:
         """Begin to send a message, which does not wait for the other end.
@@ -145,12 +138,13 @@ class Link:
         """
         group = self._open()
         with _broken():
-            sending = [group.send([each], self._other, tag) for tag, each in frames.parts.items()]
-        self._length_out = frames.length or self._length_out
+            sending = [group.send([each], self._other, tag) for tag, each in frames.items()]
+        rest = frames.get(_REST, NOTHING)
+        self._room_out = _room(len(frames[_FIRST]) + len(rest), self._room_out)
 
         def wait() -> None:
             with _broken():
-                for work, frame in zip(sending, frames.parts.values(), strict=True):
+                for work, frame in zip(sending, frames.values(), strict=True):
                     work.wait(self._timeout)
                     self.sent += frame.nbytes
 
@@ -162,9 +156,7 @@ class Link:
         Raises:
             Broken: the other end is known to be gone.
         """
-        self._expect(_HEAD, HEAD)
-        if self._length_in:
-            self._expect(_USUAL, self._length_in)
+        self._expect(_FIRST, self._room_in)
 
     def receive(self) -> Message:
         """Wait for one message.
@@ -173,22 +165,22 @@ class Link:
             Broken: the other end is gone, or silent for longer than the link's time.
         """
         self.expect()
-        head = self._arrived(_HEAD)
-        said, size = head[:LENGTHS].view(torch.int64).tolist()
-        if said <= HEAD - LENGTHS:
-            says = head[LENGTHS : LENGTHS + said]
-        else:
+        first = self._arrived(_FIRST)
+        head = first[:HEAD].numpy().tobytes()
+        said, size = _LENGTHS.unpack_from(head)
+        fits = min(size, self._room_in - HEAD)
+        self.received += HEAD + fits
+        says, block = head[_LENGTHS.size :][:said], first[HEAD : HEAD + fits]
+        if said > len(says):
             self._expect(_SAYS, said)
-            says = self._arrived(_SAYS)
-        block = NOTHING
-        if size:
-            usual, self._length_in = self._length_in, size
-            if size > usual:
-                self._expect(_REST, size - usual)
-            parts = [self._arrived(_USUAL)] if usual else []
-            parts += [self._arrived(_REST)] if size > usual else []
-            block = parts[0][:size] if len(parts) == 1 else torch.cat(parts)
-        return Message(json.loads(says.numpy().tobytes()), block)
+            says = self._arrived(_SAYS).numpy().tobytes()
+            self.received += said
+        if size > fits:
+            self._expect(_REST, size - fits)
+            block = torch.cat([block, self._arrived(_REST)])
+            self.received += size - fits
+        self._room_in = _room(HEAD + size, self._room_in)
+        return Message(json.loads(says), block)
 
     def _expect(self, tag: int, size: int) -> None:
         if tag not in self._expected:
@@ -201,7 +193,6 @@ class Link:
         with _broken():
             work.wait(self._timeout)
         del self._expected[tag]
-        self.received += frame.nbytes
         return frame
 
     def _open(self) -> Any:
@@ -214,6 +205,15 @@ class Link:
     def close(self) -> None:
         """Let go of the connection."""
         self._group = None
+
+
+def _bytes(content: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+def _room(length: int, before: int) -> int:
+    """What lies ready after a message of such a length; one without a block changes nothing."""
+    return length if length > HEAD else before
 
 
 @contextmanager

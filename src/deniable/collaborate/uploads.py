@@ -61,8 +61,12 @@ def opened(message: Message, parameters: Mapping[str, Tensor]) -> dict[str, Tens
         ValueError: the upload is of other parameters.
     """
     meta = torch.device("meta")
-    like = {name: torch.empty(each.shape, dtype=_width(each), device=meta)
-            for name, each in parameters.items()}  # fmt: skip
+    like = {
+        name: each
+        if each.dtype == _width(each)
+        else torch.empty(each.shape, dtype=_width(each), device=meta)
+        for name, each in parameters.items()
+    }
     for name, shape in message.says.get("aside", []):
         like[name] = torch.empty(shape, device=meta)
     coded = message.says.get("places")

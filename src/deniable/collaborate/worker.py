@@ -222,8 +222,8 @@ class Worker:
     def _take_over(self, message: Message) -> None:
         self._round = message.says["round"]
         with torch.no_grad():
-            for name, value in unpacked(message.block, self._parameters).items():
-                self._parameters[name].copy_(value)
+            values = unpacked(message.block, self._parameters)
+            torch._foreach_copy_(list(self._parameters.values()), list(values.values()))
         if isinstance(self.mode, Central):
             self.session.bound.restore(message.says["bound"])
 
