@@ -26,6 +26,7 @@ import typer
 from rich.progress import track
 
 from benchmarks import machine
+from benchmarks.pages import between
 from benchmarks.planted import BUGS, correct
 from deniable.audit.estimators import Family, from_scores
 from deniable.audit.gate import audit
@@ -38,7 +39,6 @@ from deniable.training import begin, fit
 
 RESULTS = Path(__file__).parent / "results" / "audits.json"
 PAGE = Path(__file__).parent.parent / "docs" / "audit.md"
-BEGIN, END = "<!-- audits: begin -->", "<!-- audits: end -->"
 DELTA, CONFIDENCE, DRAWS = 1e-5, 0.95, 200_000
 Measure = Callable[[np.random.Generator, float], float]
 
@@ -226,8 +226,6 @@ def page(out: Path = RESULTS) -> None:
 
 def written(text: str, results: dict[str, Any]) -> str:
     """The page with its tables."""
-    head, _, rest = text.partition(BEGIN)
-    tail = rest.partition(END)[2]
     parts = [
         section(results)
         for name, section in (
@@ -237,7 +235,7 @@ def written(text: str, results: dict[str, Any]) -> str:
         )
         if name in results
     ]
-    return head + BEGIN + "\n" + "\n".join(parts) + END + tail
+    return between(text, "audits", "\n".join(parts).rstrip("\n"))
 
 
 def _of_estimators(results: dict[str, Any]) -> str:

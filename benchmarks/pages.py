@@ -10,7 +10,6 @@ from benchmarks.phases import NOISE, ORDER
 from benchmarks.results import named
 
 ABSENT = "Nothing is measured yet."
-BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
 # What `make growth` lets grow.
 GROWING = ("batch", "width", "length", "depth")
 # How a failure begins where a candidate ran and computed something else.
@@ -54,12 +53,18 @@ costs nothing, on a GPU the host waits until the device is done.
 
 def with_speed(page: str, found: dict[str, Any] | None) -> str:
     """The README with its table, between two marks, written again."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"The README must hold {BEGIN} and {END}: the table goes between them.")
     body = ABSENT if found is None else f"{speed_table(found)}\n\n{measured_on(found)}"
-    return f"{before}{BEGIN}\n{body}\n{END}{after}"
+    return between(page, "speed", body)
+
+
+def between(page: str, mark: str, body: str) -> str:
+    """The page with what stands between the two marks of a name written again."""
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"The page must hold {begin} and {end}: the table goes between them.")
+    return f"{before}{begin}\n{body}\n{end}{after}"
 
 
 def speed_page() -> str:

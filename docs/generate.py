@@ -1,7 +1,8 @@
 """Write again what the pages repeat of the code.
 
 That is all of `cli.md`, `api.md` and `speed.md`, the lists of tests in `pitfalls.md`, what commands
-answer in `ledger.md` and the README, and in the README what the benchmarks found.
+answer in `ledger.md` and the README, and in the README and `collaborate.md` what the benchmarks
+found.
 
 `make docs` runs it; a test compares its answer with the pages, so they cannot drift from the code.
 """
@@ -22,6 +23,7 @@ from typing import Any
 import typer.testing
 
 import deniable
+from benchmarks.collaborate_pages import with_collaboration
 from benchmarks.pages import speed_page, with_speed
 from benchmarks.results import named
 from deniable.cli import app
@@ -97,6 +99,9 @@ def pages() -> dict[Path, str]:
         DOCS / "api.md": api_page(),
         DOCS / "pitfalls.md": pitfalls_page((DOCS / "pitfalls.md").read_text(encoding="utf-8")),
         DOCS / "speed.md": speed_page(),
+        DOCS / "collaborate.md": with_collaboration(
+            (DOCS / "collaborate.md").read_text(encoding="utf-8")
+        ),
         DOCS / "ledger.md": readme_page((DOCS / "ledger.md").read_text(encoding="utf-8")),
         README: with_speed(readme_page(README.read_text(encoding="utf-8")), named("speed")),
     }

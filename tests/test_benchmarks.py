@@ -215,7 +215,7 @@ def speed(*rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_readme_repeats_the_results_and_nothing_else() -> None:
-    page = f"words\n{pages.BEGIN}\nold\n{pages.END}\nmore words\n"
+    page = "words\n<!-- speed: begin -->\nold\n<!-- speed: end -->\nmore words\n"
     written = pages.with_speed(page, speed(row("MLP", 1.234, 10.4), row("LSTM", 2.0, None)))
     assert "| MLP | 1,024 | 8.0 ms | 1.23× | — | 10× | 3.0 MB | 1.23× | — | 10× |" in written
     assert "| LSTM | 1,024 | 8.0 ms | 2.00× | — | — | 3.0 MB | 2.00× | — | — |" in written
