@@ -17,7 +17,7 @@ from benchmarks.planted import BUGS
 from deniable.audit.gate import audit
 from deniable.audit.one_run import FEWEST
 from deniable.cli import app
-from deniable.errors import SettingsError
+from deniable.errors import DataError, SettingsError
 from deniable.report import render
 from deniable.runfolder import RunFolder
 from deniable.settings import Settings
@@ -67,6 +67,17 @@ def test_the_plan_counts_canaries_and_draws_everyone_as_often_as_without(run: Pa
     assert plain_rate * 0.99 < rate <= plain_rate
     assert plan["steps"] == without["steps"]
     assert plan["noise_multiplier"] == pytest.approx(without["noise_multiplier"], rel=0.01)
+
+
+def test_other_data_than_the_run_was_trained_on_are_refused(run: Path, tmp_path: Path) -> None:
+    """Rows that it never saw would show that nothing leaks."""
+    shutil.copytree(run, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    record = folder.read()
+    record["data"]["fingerprint"] = "0" * 64
+    folder.run_json.write_text(json.dumps(record))
+    with pytest.raises(DataError, match="fingerprint 000"):
+        audit(folder.path)
 
 
 def begin_only(path: Path) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def test_a_run_that_is_not_complete_is_refused(runs: tuple[Path, Path], tmp_path
 def test_a_run_on_other_data_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
     data = RunFolder(runs[0]).read()["data"] | {"fingerprint": "0" * 64}
     run = changed(runs[0], tmp_path / "run", data=data)
-    with pytest.raises(DataError, match="trained on other digits data"):
+    with pytest.raises(DataError, match="trained on digits data with the fingerprint 000"):
         invoke("attack", "inversion", str(run))
 
 

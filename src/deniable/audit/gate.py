@@ -44,7 +44,7 @@ from deniable.plan import Plan
 from deniable.runfolder import RunFolder, write_json
 from deniable.settings import Settings
 from deniable.training.loop import loss_of_each
-from deniable.training.start import bound_for, joined, load_data, model_and_optimizer
+from deniable.training.start import bound_for, joined, load_same_data, model_and_optimizer
 from deniable.units import Spent
 
 ROWS = 16  # of the data, each alone through the model
@@ -108,7 +108,7 @@ class _Subject:
             settings,
             record["run_id"],
             plan,
-            load_data(settings),
+            load_same_data(settings, record),
             Spent(claim.epsilon, plan.delta),
             event,
             saved,

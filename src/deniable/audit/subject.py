@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from deniable.accounting import privacy_curve
 from deniable.data import Dataset, Progress
-from deniable.errors import DataError
 from deniable.ledger import Ledger
 from deniable.plan import Plan
 from deniable.rows import as_tensors
@@ -20,7 +19,7 @@ from deniable.runfolder import RunFolder
 from deniable.session import attach
 from deniable.settings import Settings
 from deniable.training.loop import loss_of_each
-from deniable.training.start import bound_for, load_data, model_and_optimizer
+from deniable.training.start import bound_for, load_same_data, model_and_optimizer
 from deniable.units import PrivacyCurve
 
 Rows = tuple[Tensor, Tensor]
@@ -64,12 +63,7 @@ class Subject:
         record = folder.read_complete()
         settings = Settings.from_json(record["settings"])
         where = settings.data_dir if data_dir is None else str(data_dir)
-        data = load_data(replace(settings, data_dir=where), progress)
-        if data.fingerprint != record["data"]["fingerprint"]:
-            raise DataError(
-                f"The run in {path} was trained on other {settings.data} data than what was found "
-                "now. Name the folder with its files by --data-dir."
-            )
+        data = load_same_data(replace(settings, data_dir=where), record, progress)
         model, _ = model_and_optimizer(settings, data, CPU)
         model.load_state_dict(safetensors.torch.load_file(folder.model))
         return cls(path, settings, Plan.from_json(record["plan"]), data, model.eval())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -142,14 +142,7 @@ def resume(path: Path, progress: Progress | None = None, session: MakeSession = 
     settings = Settings.from_json(record["settings"])
     device = device_for(settings)
     _check_environment(record, device)
-    data = load_data(settings, progress)
-    if data.fingerprint != record["data"]["fingerprint"]:
-        raise DataError(
-            f"The run in {path} was trained on {record['data']['name']} data with the fingerprint "
-            f"{record['data']['fingerprint'][:16]}..., but what was found now has "
-            f"{data.fingerprint[:16]}.... The same noise must never meet other data: bring the old "
-            "data back, or start a new run."
-        )
+    data = load_same_data(settings, record, progress)
     plan = Plan.from_json(record["plan"])
     ledger = folder.ledger_of(record)
     if not ledger.exists():
@@ -299,6 +292,30 @@ def load_data(settings: Settings, progress: Progress | None = None) -> Dataset:
     """The data set that the settings name."""
     folder = None if settings.data_dir is None else Path(settings.data_dir)
     return load(settings.data, folder, progress=progress)
+
+
+def load_same_data(
+    settings: Settings, record: Mapping[str, Any], progress: Progress | None = None
+) -> Dataset:
+    """The data set that a run was trained on.
+
+    Args:
+        settings: of the run; its `data_dir` may be where the files are now.
+        record: of the run.
+        progress: told about downloads.
+
+    Raises:
+        DataError: what is found now is other data.
+    """
+    data, known = load_data(settings, progress), record["data"]["fingerprint"]
+    if data.fingerprint != known:
+        raise DataError(
+            f"The run was trained on {record['data']['name']} data with the fingerprint "
+            f"{known[:16]}..., but what was found now has {data.fingerprint[:16]}.... The same "
+            "noise must never meet other data, nor an attack other rows: bring the old data back "
+            "(for deniable attack, --data-dir names its folder), or start a new run."
+        )
+    return data
 
 
 def device_for(settings: Settings) -> torch.device:
