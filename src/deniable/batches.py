@@ -202,9 +202,8 @@ def batches(data: Any, drawn: DrawnBatches, workers: int = 0) -> Iterator[tuple[
         yield from arriving(data_loader(data, drawn, num_workers=workers), drawn)
         return
     for indices in drawn.indices():
-        gathered = tuple(
-            each.index_select(0, torch.from_numpy(indices).to(each.device)) for each in tensors
-        )
+        index = torch.from_numpy(indices)
+        gathered = tuple(each.index_select(0, index.to(each.device)) for each in tensors)
         batch = gathered[0] if isinstance(data, Tensor) else gathered
         yield drawn.arrived(batch), drawn.unit.augment(batch)
 

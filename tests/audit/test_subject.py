@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deniable.audit.subject import Subject
+from deniable.plan import Plan, Schedule
 from deniable.settings import Settings
 from deniable.training import begin, fit
 
@@ -53,3 +55,18 @@ def test_another_model_is_trained_alike_on_other_rows_with_noise_of_its_own(run:
     assert not first.training
     own = weights_of(subject.model)
     assert 0.3 < float(weights[0].norm() / own.norm()) < 3
+
+
+@pytest.mark.parametrize(("examples", "first", "second"), [(1437, 200, 400), (300, 150, 300)])
+def test_the_plan_of_another_follows_the_schedules_and_fits_its_rows(
+    run: Path, examples: int, first: int, second: int
+) -> None:
+    growing, falling = Schedule(((1, 1.0), (1, 2.0))), Schedule(((1, 1.0), (1, 0.5)))
+    plan = Plan(
+        1437, 200, steps=10, noise_multiplier=2.0, delta=1e-5,
+        batch_schedule=growing, noise_schedule=falling,
+    )  # fmt: skip
+    another = replace(Subject.load(run), plan=plan).plan_of_another(examples)
+    phases = [(each.batch_size, each.noise_multiplier) for each in another.phases]
+    assert phases == [(first, 2.0), (second, 1.0)]
+    assert another.steps == 10

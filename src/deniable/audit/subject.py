@@ -91,29 +91,33 @@ class Subject:
             curve = privacy_curve(ledger.event(record["run_id"]))
         return curve if curve.is_private else None
 
+    def plan_of_another(self, examples: int) -> Plan:
+        """As many steps as this run had, as large as so many examples allow, with as much noise."""
+        plan = self.plan
+        fits = min(1.0, examples / max(each.batch_size for each in plan.phases))
+        return Plan(
+            examples=examples,
+            batch_size=max(1, int(plan.batch_size * fits)),
+            sampling=plan.sampling,
+            max_batch_size=plan.max_batch_size,
+            neighbouring=plan.neighbouring,
+            steps=plan.steps,
+            noise_multiplier=plan.noise_multiplier,
+            delta=plan.delta,
+            batch_schedule=plan.batch_schedule,
+            noise_schedule=plan.noise_schedule,
+        )
+
     def train_another(self, inputs: Tensor, targets: Tensor) -> nn.Module:
-        """A model trained like this one on other rows: as many steps, as large, as much noise.
+        """A model trained like this one on other rows: see `plan_of_another`.
 
         Its randomness is its own. It stays in memory, and so does what it releases: a shadow model
         is trained on the data, and whoever shows it to others gives away what it says of them.
         """
-        settings, plan = self.settings, self.plan
+        settings = self.settings
         model, optimizer = model_and_optimizer(replace(settings, seed=None), self.data, CPU)
-        private = attach(
-            model,
-            optimizer,
-            Plan(
-                examples=len(inputs),
-                batch_size=min(plan.batch_size, len(inputs)),
-                sampling=settings.sampling,
-                max_batch_size=settings.max_batch_size,
-                neighbouring=settings.neighbouring,
-                steps=plan.steps,
-                noise_multiplier=plan.noise_multiplier,
-                delta=plan.delta,
-            ),
-            bound=bound_for(settings),
-        )
+        plan, bound = self.plan_of_another(len(inputs)), bound_for(settings)
+        private = attach(model, optimizer, plan, bound)
         model.train()
         for rows, labels in private.batches((inputs, targets), rows=settings.rows):
             private.backward(loss_of_each(model(rows), labels))
