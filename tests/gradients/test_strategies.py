@@ -159,6 +159,10 @@ def test_gradients_larger_than_their_factors_are_kept_only_where_that_is_much_qu
 ) -> None:
     large = Outer(torch.zeros(3, 2, 50), torch.zeros(3, 2, 40), torch.Size((50, 40)))
     assert strategies._best({"gram": gram, "instantiate": 1.0}, large, 2_000) == way
+    middling = Outer(torch.zeros(3, 4, 10), torch.zeros(3, 4, 10), torch.Size((10, 10)))
+    slower = gram - 0.15  # than the quickest by less than a tenth, or by more
+    expected = "instantiate" if slower > 1.1 else "gram"
+    assert strategies._best({"gram": slower, "instantiate": 1.0}, middling, 100) == expected
     small = Outer(torch.zeros(3, 90, 5), torch.zeros(3, 90, 4), torch.Size((5, 4)))
     quickest = "gram" if gram < 1 else "instantiate"
     assert strategies._best({"gram": gram, "instantiate": 1.0}, small, 20) == quickest

@@ -29,9 +29,9 @@ REPETITIONS = 4
 TRIED_ELEMENTS, LEAST_TRIED = 1 << 22, 8
 # What keeps the factors, however large the gradients are.
 _FACTORED = ("gram", "streamed")
-# Gradients that take this many times the memory of their factors are kept only where everything
-# leaner takes this many times as long.
-ROOMY, WORTH = 2.0, 1.25
+# Gradients that take more than so many times the memory of their factors are kept only where
+# everything leaner takes so many times as long. (A measurement is off by a tenth at times.)
+WORTH = {2.0: 1.25, 1.0: 1.1, 0.0: 1.0}
 _SWEEP = 1 << 23  # float32 values, more than a cache holds
 
 Kind = tuple[Any, ...]
@@ -130,10 +130,11 @@ class Chooser:
 def _best(costs: Mapping[str, float], contribution: Contribution, size: int) -> str:
     """The way that costs least, unless one that needs far less memory costs hardly more."""
     lead = contribution.lead
-    roomy = len(lead) * size * lead.element_size() > ROOMY * contribution.held()
-    lean = [way for way in costs if not roomy or way.startswith(_FACTORED)]
+    room = len(lead) * size * lead.element_size() / max(1, contribution.held())
+    worth = next((times for above, times in WORTH.items() if room > above), 1.0)
+    lean = [way for way in costs if worth == 1.0 or way.startswith(_FACTORED)]
     best, leanest = (min(ways, key=lambda way: costs[way], default="") for ways in (costs, lean))
-    return leanest if leanest and costs[leanest] <= WORTH * costs[best] else best
+    return leanest if leanest and costs[leanest] <= worth * costs[best] else best
 
 
 def _kept(contribution: Contribution, size: int) -> Contribution:
