@@ -93,7 +93,8 @@ def through(
     if _is_plain_lookup(derived):
         index, table = derived.args[:2]
         rows = contribution.dense().values.reshape(n, -1, table.shape[1])
-        if torch.equal(index.flatten(), torch.arange(len(table), device=index.device)):
+        # To look at the indices costs little on the CPU; elsewhere it would wait for the device.
+        if index.is_cpu and torch.equal(index.flatten(), torch.arange(len(table))):
             yield table, Dense(rows)  # each row of the table, once
         else:
             repeated = OneHot(index.flatten().expand(n, -1), table.shape[0])
@@ -165,10 +166,7 @@ def _is_plain_lookup(derived: Derived) -> bool:
     """An embedding of constant indices (a table of positions), without any further option."""
     if derived.function is not F.embedding or len(derived.args) < 2:
         return False
-    options = {
-        **dict(zip(_EMBEDDING_OPTIONS, derived.args[2:], strict=False)),
-        **derived.kwargs,
-    }
+    options = dict(zip(_EMBEDDING_OPTIONS, derived.args[2:], strict=False)) | derived.kwargs
     padded = options.get("padding_idx") is not None
     return not (padded or options.get("max_norm") or options.get("scale_grad_by_freq"))
 
