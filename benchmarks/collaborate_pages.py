@@ -29,9 +29,9 @@ def faults_table(found: dict[str, Any]) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for key, row in found.items():
-        mode = key.partition(" ")[0]
-        if mode not in ("central", "shares", "local"):
+        if not isinstance(row, dict) or "runs" not in row:
             continue
+        mode = key.partition(" ")[0]
         runs = [Outcome(**each) for each in row["runs"]]
         of = len(runs)
         ended, covered, within = (

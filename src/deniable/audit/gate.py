@@ -48,7 +48,6 @@ from deniable.training.start import bound_for, joined, load_same_data, model_and
 from deniable.units import Spent
 
 ROWS = 16  # of the data, each alone through the model
-CURVE_POINTS = 200
 
 Say = Callable[[str], None]
 
@@ -199,7 +198,7 @@ class _Subject:
         coins, scores = self._coins()[1], self.canaries["scores"].numpy()
         if coins.all() or not coins.any():
             return []
-        return [(0.0, 0.0), *Roc(scores[coins], scores[~coins]).points(CURVE_POINTS)]
+        return [(0.0, 0.0), *Roc(scores[coins], scores[~coins]).points()]
 
 
 def _losses(model: nn.Module, rows: tuple[Tensor, ...]) -> Tensor:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from deniable.audit.roc import ATTACKS, Roc
+from deniable.audit.roc import ATTACKS, POINTS, Roc
 from deniable.canvas import INK, MUTED, figure_file
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ Points = Sequence[tuple[float, float]]
 # Distinguishable to all readers (Okabe & Ito, 2008).
 COLOURS = ("#d55e00", "#e69f00", "#cc79a7", "#56b4e9", "#0072b2")
 BOUND = "#009e73"
-POINTS = 200
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Curves:
             found: by a name of `ATTACKS`.
             guarantee: what is proved of the model; None: nothing.
         """
-        attacks = {ATTACKS[name]: roc.points(POINTS) for name, roc in found.items()}
+        attacks = {ATTACKS[name]: roc.points() for name, roc in found.items()}
         if guarantee is None:
             return cls(title, attacks)
         rates = np.geomspace(1e-6, 1.0, POINTS).tolist()

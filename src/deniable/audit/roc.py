@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy.stats import binomtest, norm, rankdata
 
 CONFIDENCE = 0.95
+POINTS = 200  # of a curve that is drawn
 NO_GUARANTEE = "an attack, no guarantee"
 ATTACKS = {
     "loss": "loss",
@@ -167,9 +168,9 @@ class Roc:
             np.append(true / len(self.members), 1.0).astype(np.float64),
         )
 
-    def points(self, most: int | None = None) -> list[tuple[float, float]]:
-        """The curve as pairs, to be drawn: see `curve`."""
-        return [(float(x), float(y)) for x, y in zip(*self.curve(most), strict=True)]
+    def points(self) -> list[tuple[float, float]]:
+        """The curve as pairs, about `POINTS` of them at most, to be drawn: see `curve`."""
+        return [(float(x), float(y)) for x, y in zip(*self.curve(POINTS), strict=True)]
 
 
 def _sorted(side: str, scores: Sequence[float] | npt.NDArray[Any]) -> Floats:

@@ -94,10 +94,10 @@ class Subject:
     def plan_of_another(self, examples: int) -> Plan:
         """As many steps as this run had, as large as so many examples allow, with as much noise."""
         plan = self.plan
-        fits = min(1.0, examples / max(each.batch_size for each in plan.phases))
+        largest = max(each.batch_size for each in plan.phases)
         return Plan(
             examples=examples,
-            batch_size=max(1, int(plan.batch_size * fits)),
+            batch_size=max(1, plan.batch_size * min(examples, largest) // largest),
             sampling=plan.sampling,
             max_batch_size=plan.max_batch_size,
             neighbouring=plan.neighbouring,

@@ -97,7 +97,7 @@ def search_command(
     if not searches:
         searches = [Search(runs, str(trials))]  # which says what there is
     found = [_option(each, run, noise_multiplier, epsilon) for each in searches]
-    run_id, number = ("", None) if ledger is None else _record(ledger, found[0], run)
+    recorded = None if ledger is None else _record(ledger, found[0], run)
     if as_json:
         values = {
             "delta": delta,
@@ -105,11 +105,7 @@ def search_command(
             "options": [_as_json(each) for each in found],
             "cheapest": _cheapest(found).search.trials,
         }
-        typer.echo(
-            json.dumps(
-                values | ({"run": run_id, "make": number} if ledger else {}), allow_nan=False
-            )
-        )
+        typer.echo(json.dumps(values | (recorded or {}), allow_nan=False))
         return
     console = Console()
     console.print(_table(found, run))
@@ -118,14 +114,15 @@ def search_command(
         way = "a fixed number" if best.is_fixed else f"a {best.trials} number"
         say(console, f"Cheapest, where what it asks for holds: {way} of runs.")
     say(console, WHEN)
-    if ledger is not None:
+    if recorded is not None:
         say(
             console,
-            f"Recorded in {ledger}. Make {number:,} runs, each of {run.steps:,} steps at noise "
-            f"multiplier {found[0].noise_multiplier:.6g} or more, without --ledger: the search has "
-            "paid for all of them. Tell nobody how many there were. The claim of the best run says "
-            "what it alone costs, which is too little for the best of several: publish it with "
-            f"`deniable claim {ledger} --run {run_id}`.",
+            f"Recorded in {ledger}. Make {recorded['make']:,} runs, each of {run.steps:,} steps at "
+            f"noise multiplier {found[0].noise_multiplier:.6g} or more, without --ledger: the "
+            "search has paid for all of them. Tell nobody how many there were. The claim of the "
+            "best run says what it alone costs, which is too little for the best of several: "
+            f"publish that of the search with it, `deniable claim {ledger} "
+            f"--run {recorded['run']}`.",
         )
 
 
@@ -145,8 +142,8 @@ def _option(search: Search, run: Plan, noise: float | None, epsilon: float | Non
     )
 
 
-def _record(ledger: Path, option: Option, run: Plan) -> tuple[str, int]:
-    """Charges the ledger for the search, under a name, and only then draws how many runs it has."""
+def _record(ledger: Path, option: Option, run: Plan) -> dict[str, Any]:
+    """Charges the ledger for the search, by name, and only then draws how many runs to make."""
     run_id = f"search-{secrets.token_hex(6)}"
     event = run.sampler().part(
         GaussianEvent(option.noise_multiplier, run.neighbouring), 0, run.steps
@@ -162,7 +159,7 @@ def _record(ledger: Path, option: Option, run: Plan) -> tuple[str, int]:
             description=described,
             neighbouring=run.neighbouring,
         )
-    return run_id, option.search.draw()
+    return {"run": run_id, "make": option.search.draw()}
 
 
 def _table(found: list[Option], run: Plan) -> Table:

@@ -28,6 +28,7 @@ NOTHING = torch.empty(0, dtype=torch.uint8)
 HEAD = 256  # bytes: two lengths and, where it fits, what is said
 _LENGTHS = struct.Struct("<qq")
 _FIRST, _SAYS, _REST = range(3)  # tags
+Frames = dict[int, Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,6 @@ class Message:
 
     says: dict[str, Any]
     block: Tensor = NOTHING
-
-
-Frames = dict[int, Tensor]
 
 
 class Broken(Exception):

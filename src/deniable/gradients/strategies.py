@@ -31,7 +31,7 @@ TRIED_ELEMENTS, LEAST_TRIED = 1 << 22, 8
 _FACTORED = ("gram", "streamed")
 # Gradients that take more than so many times the memory of their factors are kept only where
 # everything leaner takes so many times as long. (A measurement is off by a tenth at times.)
-WORTH = {2.0: 1.25, 1.0: 1.1, 0.0: 1.0}
+WORTH = {2.0: 1.25, 1.0: 1.1}
 _SWEEP = 1 << 23  # float32 values, more than a cache holds
 
 Kind = tuple[Any, ...]
@@ -131,10 +131,13 @@ def _best(costs: Mapping[str, float], contribution: Contribution, size: int) -> 
     """The way that costs least, unless one that needs far less memory costs hardly more."""
     lead = contribution.lead
     room = len(lead) * size * lead.element_size() / max(1, contribution.held())
-    worth = next((times for above, times in WORTH.items() if room > above), 1.0)
-    lean = [way for way in costs if worth == 1.0 or way.startswith(_FACTORED)]
-    best, leanest = (min(ways, key=lambda way: costs[way], default="") for ways in (costs, lean))
-    return leanest if leanest and costs[leanest] <= worth * costs[best] else best
+    worth = next((times for above, times in WORTH.items() if room > above), None)
+    best = min(costs, key=lambda way: costs[way])
+    if worth is None:
+        return best
+    lean = [way for way in costs if way.startswith(_FACTORED)]
+    leanest = min(lean, key=lambda way: costs[way], default=best)
+    return leanest if costs[leanest] <= worth * costs[best] else best
 
 
 def _kept(contribution: Contribution, size: int) -> Contribution:
