@@ -328,10 +328,15 @@ class Source:
         self.sampling = self._drawing.sampling
         self.state = self._drawing.state() | {"step": step}
 
-    def restart(self, state: dict[str, Any]) -> None:
-        """After a batch, begin with the plan's first step again: who steps is counted elsewhere."""
-        self.state = state | {"step": 0}
-        self._drawing.step = 0
+    def expect(self, step: int, state: dict[str, Any] | None = None) -> None:
+        """What is drawn next is for this step of the plan: who steps is counted elsewhere.
+
+        Args:
+            step: counted from 0.
+            state: the drawing after the latest batch; where it stands if not given.
+        """
+        self.state = (state or self.state) | {"step": step}
+        self._drawing.step = step
 
     def check(self, loader: Any) -> None:
         """Refuses a loader whose batches come about otherwise than the plan says.

@@ -104,7 +104,7 @@ def faulty(
     place: Place, plan: dict[str, Any], mode: dict[str, Any], folder: str, given: dict[str, Any],
     fault: str, rank: int, at: int,
 ) -> dict[str, Any] | None:  # fmt: skip
-    """As `trained`, with a note of each upload, and a process that ends itself in its round `at`.
+    """As `trained`, with a note of each upload's rows; a process ends itself in its round `at`.
 
     It does so once: in its first life. When it is a worker, the others wait for its second.
     """
@@ -136,7 +136,7 @@ def faulty(
         loss.backward()
         if done == at:
             happen(mine, "computed")
-        os.write(notes, b"upload\n")
+        os.write(notes, b"%d\n" % len(inputs))
         optimizer.step()
         if done == at:
             happen(mine, "stepped")

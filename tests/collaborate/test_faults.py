@@ -17,7 +17,7 @@ from benchmarks.processes import Training
 from collaborate.scripts import EXAMPLES, faulty
 from deniable.collaborate import Central, Local, Mode, Shares
 from deniable.ledger import Ledger
-from deniable.plan import Plan
+from deniable.plan import Plan, Schedule
 
 STEPS = 16
 PLAN = Plan(EXAMPLES, 12, steps=STEPS, noise_multiplier=1.0, delta=1e-3)
@@ -35,8 +35,12 @@ def stated(folder: Path) -> int:
         return sum(each.steps for each in book.runs())
 
 
+def rows_uploaded(folder: Path, rank: int) -> list[int]:
+    return [int(line) for line in (folder / f"uploads-{rank}").read_text().splitlines()]
+
+
 def uploads(folder: Path, rank: int) -> int:
-    return len((folder / f"uploads-{rank}").read_text().splitlines())
+    return len(rows_uploaded(folder, rank))
 
 
 def wait_until_dead(running: Training, rank: int) -> None:
@@ -95,6 +99,27 @@ def test_a_stopped_worker_is_left_out_and_taken_back(tmp_path: Path) -> None:
     found = running.ended(60)[0]
     assert (1,) in found["merged"] and found["merged"][-1] == (0, 1)
     assert stated(tmp_path / "worker-0") >= uploads(tmp_path, 1)
+
+
+def test_a_worker_that_missed_rounds_goes_on_where_the_schedule_is(tmp_path: Path) -> None:
+    """It had drawn ahead at the rate of the first steps; everybody is drawn in the later ones."""
+    rising = Schedule(((20, 0.1), (40, 1.0)))
+    plan = Plan(
+        EXAMPLES, EXAMPLES, steps=60, noise_multiplier=1.0, delta=1e-3, batch_schedule=rising
+    )
+    running = training(
+        tmp_path, Central(), "stopped when computed", at=2, patience=0.5, sizes=[30, 30]
+    )
+    running.arguments = (plan.to_json(), *running.arguments[1:])
+    running.start()
+    while not is_stopped(running, 1) or stated(tmp_path) <= 21:
+        time.sleep(0.02)
+    running.send(1, signal.SIGCONT)
+    assert running.ended(60)[0]["steps"] == 60
+    late = rows_uploaded(tmp_path, 1)
+    assert max(late[:3]) < 30 and set(late[3:]) == {30}
+    steady = rows_uploaded(tmp_path, 2)
+    assert max(steady[:20]) < 30 and steady[20:] == [30] * 40
 
 
 def test_a_training_ends_though_a_worker_stays_stopped(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from benchmarks.processes import together
 from collaborate.scripts import EXAMPLES, examples, flat, only_noise, small_model, trained
 from deniable.collaborate import Central, Local, Mode, Shares
-from deniable.plan import Plan
+from deniable.plan import Plan, Schedule
 from oracles.gradients import clipped_means, gradients_of_rows
 
 STEPS = 6
@@ -77,6 +77,25 @@ def test_the_central_ledger_states_the_event_of_one_process_with_the_whole_batch
     assert found["event"] == repr(whole.event)
     assert found["epsilon"] == pytest.approx(whole.epsilon)
     assert found["claims"] == [None, None]
+
+
+def test_workers_follow_a_schedule_of_batch_sizes_and_noise() -> None:
+    """A batch of the second half is everybody; each step is divided by its own batch size."""
+    rising, falling = Schedule(((3, 0.5), (3, 1.0))), Schedule(((4, 1.0), (2, 0.5)))
+    given: dict[str, Any] = {"steps": STEPS, "delta": 1e-3, "batch_schedule": rising}
+    whole = Plan(EXAMPLES, EXAMPLES, noise_multiplier=1.0, noise_schedule=falling, **given)
+    found = together(2, trained, whole.to_json(), Central().to_json(), {"sizes": [40, 20]})
+    assert found[0]["epsilon"] == pytest.approx(whole.epsilon)
+
+    quiet = Plan(EXAMPLES, EXAMPLES, noise_multiplier=0.0, **given)
+    found = together(2, trained, quiet.to_json(), Central().to_json(), {"sizes": [40, 20]})
+    met = [*found[1]["met"], found[0]["last"]]
+    for step in range(STEPS):
+        who = found[1]["drawn"][step] + found[2]["drawn"][step]
+        assert (len(who) == EXAMPLES) == (step >= 3)
+        moved = (torch.tensor(met[step]) - torch.tensor(met[step + 1])).double()
+        expected = one_process(met[step], who, 0.5) / quiet.at(step).batch_size
+        torch.testing.assert_close(moved, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_every_local_worker_has_a_claim_of_its_own_and_the_largest_holds_for_all() -> None:

@@ -190,9 +190,10 @@ class Coordinator:
         self._asked += 1
         asked = {slot: peer for slot, peer in self._peers.present.items() if peer.idle}
         message = Message(
-            {"kind": "round", "round": self._asked, "bound": self.session.bound.state()},
+            {"kind": "round", "round": self._asked, "step": self.steps,
+             "bound": self.session.bound.state()},
             packed(list(self._like.values())),
-        )
+        )  # fmt: skip
         for peer in asked.values():
             peer.asked = self._asked
         ask(asked.values(), message)

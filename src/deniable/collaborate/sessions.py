@@ -67,7 +67,8 @@ class HandsOver(PrivateSession):
     """A session that hands its sums to `hand_over`, without noise, and releases nothing itself.
 
     What it is given is a `BoundedSum`; `.grad` stays None, so that the worker's own optimizer does
-    nothing. No event is recorded here: the coordinator's ledger has it.
+    nothing. No event is recorded here: the coordinator's ledger has it. Batches are drawn ahead for
+    the plan's next step, which the coordinator's may not be: see `is_for`.
     """
 
     hand_over: Callable[[BoundedSum], None]
@@ -83,8 +84,17 @@ class HandsOver(PrivateSession):
             parameter.grad = None
         self._open.released()
         self.steps += 1
-        self._source.restart(piece.state)
+        self._source.expect(min(piece.state["step"], self.plan.steps - 1), piece.state)
         self.hand_over(bounded)
+
+    def is_for(self, step: int) -> bool:
+        """Whether the open batch was drawn as a step of the plan is to be."""
+        drawn_for: int = self._open.to_step().state["step"] - 1
+        return self.plan.at(drawn_for) == self.plan.at(step)
+
+    def expect(self, step: int) -> None:
+        """The next pass through the data begins with this step of the plan."""
+        self._source.expect(step)
 
 
 class Merges(PrivateSession):

@@ -321,10 +321,11 @@ def check(
             "workers independently. Make it with sampling='poisson': a union of Poisson samples "
             "is one."
         )
-    if len(plan.phases) > 1:
+    if len(plan.phases) > 1 and not isinstance(mode, Central):
         raise PlanError(
-            "Workers that miss rounds would lose their place in a schedule. Make the plan without "
-            "batch_schedule and noise_schedule."
+            f"With {type(mode).__name__} every worker counts its own releases, so that one that "
+            "misses rounds would lose its place in a schedule. Use Central, or make the plan "
+            "without batch_schedule and noise_schedule."
         )
     if isinstance(mode, Shares):
         mode.share(workers)

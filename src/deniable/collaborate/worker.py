@@ -75,7 +75,7 @@ class Worker:
         self._sizes: list[int] | None = None
         self._link: Link | None = None
         self._owed: Message | None = None
-        self._round = 0
+        self._round = self._step = 0
         self._drawn: Iterator[Any] | None = None
         self._ahead: Any = UNDRAWN
         upload = (mode.upload, mode.carry) if isinstance(mode, Local) else ()
@@ -151,15 +151,13 @@ class Worker:
         """
         self._drawn, self._ahead = None, UNDRAWN
         while self._download():
-            if self._drawn is None:
-                self._drawn = self.session.batches(data, rows=rows)
-            self._draw_ahead()
+            drawn = self._following(data, rows)
             made, batch, self._ahead = self.rounds_done, self._ahead, UNDRAWN
             while batch is not OVER:
                 yield batch
                 if self.rounds_done > made:
                     break
-                batch = next(self._drawn, OVER)
+                batch = next(drawn, OVER)
             else:
                 self._bye()
                 return
@@ -214,13 +212,32 @@ class Worker:
                         f"The coordinator refused worker {self.worker}: {message.says['why']}."
                     )
 
+    def _following(self, data: Any, rows: int | None) -> Iterator[Any]:
+        """The pass that the round's batch is of, which was read ahead, or is now.
+
+        What was read ahead may be of another step than the round's: one was missed, or is asked for
+        again. Where the plan has other batches for it, a new pass begins there.
+        """
+        drawn = self._drawn or self._begun(data, rows)
+        self._draw_ahead()
+        if isinstance(self._session, HandsOver) and not self._session.is_for(self._step):
+            drawn = self._begun(data, rows)
+            self._draw_ahead()
+        return drawn
+
+    def _begun(self, data: Any, rows: int | None) -> Iterator[Any]:
+        if isinstance(self._session, HandsOver):
+            self._session.expect(self._step)
+        self._drawn, self._ahead = self.session.batches(data, rows=rows), UNDRAWN
+        return self._drawn
+
     def _draw_ahead(self) -> None:
         """Read the next batch, where that was not done: while others compute, it costs no time."""
         if self._drawn is not None and self._ahead is UNDRAWN:
             self._ahead = next(self._drawn, OVER)
 
     def _take_over(self, message: Message) -> None:
-        self._round = message.says["round"]
+        self._round, self._step = message.says["round"], message.says["step"]
         with torch.no_grad():
             values = unpacked(message.block, self._parameters)
             torch._foreach_copy_(list(self._parameters.values()), list(values.values()))
