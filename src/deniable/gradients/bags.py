@@ -37,7 +37,7 @@ def embedding_bag(
     """
     if max_norm is not None or scale_grad_by_freq:
         raise CaptureError(
-            f"embedding_bag on parameter {', '.join(watch.capture.names_in((weight,), {}))}: with "
+            f"embedding_bag on parameter {watch.bound.quoted(weight)}: with "
             "max_norm or scale_grad_by_freq the rows of a batch change each other's gradients. "
             "Build it without these options."
         )

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,23 +31,16 @@ from deniable.gradients import fallback
 from deniable.gradients.contributions import Contribution, rounds
 from deniable.gradients.eager import allow_compiled, run_as_written
 from deniable.gradients.groups import Groups
-from deniable.gradients.layout import Fold, Layout
 from deniable.gradients.mode import Watch
 from deniable.gradients.outer import Several
+from deniable.gradients.parameters import BoundParameters
 from deniable.gradients.per_unit import PerUnitGradients
-from deniable.gradients.probe import (
-    AGAIN,
-    ForwardCall,
-    Key,
-    Observation,
-    Verdict,
-    describe,
-    probe,
-)
+from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, probe
 from deniable.gradients.strategies import Chooser
 from deniable.gradients.together import Together
 from deniable.gradients.tree import tensors_in
-from deniable.gradients.use import Derived, Function, Use
+from deniable.gradients.use import Use
+from deniable.gradients.verdicts import Verdicts
 from deniable.gradients.whose import Tracking, version
 from deniable.shards import Shards
 
@@ -76,24 +69,23 @@ class Capture:
         self.chooser = Chooser(measure, keep=keep, sparing=self.together is not None)
         self.model = model
         self.parameters = dict(parameters)
-        self._names = {id(parameter): name for name, parameter in parameters.items()}
-        self._slots: dict[int, str | Derived] = dict(self._names)
+        self.bound = BoundParameters(parameters)
         self._found: dict[int, list[Contribution]] = {}
         self._measured: list[tuple[Tensor, int, Tensor]] = []
         self._groups: Groups | None = None
         self._anchor = torch.zeros((), requires_grad=True)
         self.receipts = 0
         self._foreign: list[tuple[int, ...]] = []
-        self._verdicts: dict[tuple[Any, ...], Verdict] = {}
-        self._trails: set[tuple[str, str]] = set()
-        self._carried: set[tuple[nn.Module, str]] = set()
+        self.verdicts = Verdicts(
+            partial(probe, self), lambda: set(self._mode.trail if self._mode else ()),
+            alone=self.together is None,
+        )  # fmt: skip
         self.stale: dict[int, tuple[weakref.ref[Tensor], str]] = {}
         self._counted: dict[Key, int] = {}
         self._constants: list[tuple[Tensor, int]] = []
         self._forwards: list[ForwardCall] = []
         self._tracking = Tracking()
         self._observed: ForwardCall | None = None
-        self._watched_forwards, self._due = 0, 1
         self._task, self._reaches_leaves, self.rounds = (-1, ""), True, True
         self._rows: int | None = None
         self._mode: Watch | None = None
@@ -125,7 +117,7 @@ class Capture:
         self._rows, self._groups, self._tracking = rows, groups, Tracking()
         self.stale = {
             id(each): (weakref.ref(each), f"'{type(module).__name__}.{name}'")
-            for module, name in self._carried
+            for module, name in self.verdicts.carried
             for each in tensors_in(vars(module).get(name))
         }
         run_as_written(self)
@@ -135,7 +127,7 @@ class Capture:
         allow_compiled(self)
         self._found, self._measured = {}, []
         self._groups = None
-        self._slots = dict(self._names)
+        self.bound.forget()
         self._forwards.clear()
         self._counted = {}
         self.receipts = 0
@@ -175,7 +167,7 @@ class Capture:
 
     def add(self, argument: Tensor, contribution: Contribution) -> None:
         """Keep what one use adds to the gradients of an argument, if that is bound."""
-        if not self.is_bound(argument):
+        if not self.bound.holds(argument):
             return
         if self._groups is not None:
             contribution = self._groups.merge(contribution)
@@ -195,13 +187,13 @@ class Capture:
         units = len(self._groups.sizes) if self._groups else n
         self._groups = None  # what comes through derived parameters is of units already
         self._push_back(units)
-        named = {self._names[key]: _combine(parts) for key, parts in self._found.items()}
+        named = {self.bound.names[key]: _combine(parts) for key, parts in self._found.items()}
         self.discard()
         return PerUnitGradients(units, dict(self.parameters), named, scale)
 
     def _push_back(self, units: int) -> None:
         """The gradients of derived parameters, as those of what they were computed from."""
-        latest_first = list(reversed(self._derived))
+        latest_first = list(reversed(self.bound.derived))
         everything = [set(self.parameters)]
         wanted = [each.names for each in latest_first]
         for there in self.together.gathered(wanted) if self.together else everything:
@@ -210,7 +202,9 @@ class Capture:
                     continue
                 parts = self._found.pop(id(derived.value), None)
                 for parent, each in (
-                    fallback.through(derived, _combine(parts), units, self.slot) if parts else ()
+                    fallback.through(derived, _combine(parts), units, self.bound.known_as)
+                    if parts
+                    else ()
                 ):
                     self.add(parent, each)
         for derived in latest_first:
@@ -227,112 +221,30 @@ class Capture:
         Raises:
             CaptureError: the batch, say, was written to in place after the backward pass.
         """
-        for derived in self._derived:
+        for derived in self.bound.derived:
             self._measured += [(each, seen, derived.value) for each, seen in derived.versions]
         for factor, measured, argument in self._measured:
             if version(factor) != measured:
                 raise CaptureError(
-                    f"What the gradient of parameter {', '.join(self.names_in((argument,), {}))} "
+                    f"What the gradient of parameter {self.bound.quoted(argument)} "
                     "is formed from was written to in place between backward and optimizer.step() "
                     "(the batch itself, perhaps). Leave it as it is until after the step."
                 )
-
-    def slot(self, argument: object) -> str | Derived | None:
-        """The name of a bound parameter, or the derived parameter, that an argument is."""
-        return self._slots.get(id(argument))
-
-    def is_bound(self, argument: object) -> bool:
-        """Whether an argument is a bound parameter, or derived from such."""
-        return id(argument) in self._slots
-
-    @property
-    def _derived(self) -> list[Derived]:
-        """The derived parameters of the open piece, in the order in which they were made."""
-        slots = islice(self._slots.values(), len(self._names), None)
-        return [each for each in slots if isinstance(each, Derived)]
-
-    def names_of(self, argument: object) -> tuple[str, ...]:
-        """The bound parameters behind one argument, by name; none if it is not bound."""
-        slot = self._slots.get(id(argument))
-        if slot is None:
-            return ()
-        return (slot,) if isinstance(slot, str) else slot.names
-
-    def names_in(self, args: Any, kwargs: Any) -> list[str]:
-        """The bound parameters behind the arguments of a call, quoted for a message."""
-        names = [name for leaf in tensors_in(args, kwargs) for name in self.names_of(leaf)]
-        return sorted({f"'{name}'" for name in names})
 
     @contextmanager
     def observing(
         self, forward: ForwardCall, seen: Observation, verdicts: Mapping[Key, Verdict]
     ) -> Iterator[None]:
         """Run a forward only to see which tensors its calls meet."""
-        slots, self._slots = self._slots, dict(self._names)
-        mode = Watch(self, forward, {**self._verdicts, **verdicts}, seen)
+        mode = Watch(self, forward, {**self.verdicts.known, **verdicts}, seen)
         active, self._mode = self._mode, mode  # so that no inner module starts another
         watched, self._observed = self._observed, forward
         try:
-            with torch.enable_grad(), mode:
+            with self.bound.apart(), torch.enable_grad(), mode:
                 yield
         finally:
             seen.trail = mode.trail
-            self._slots, self._mode, self._observed = slots, active, watched
-
-    def verdict(self, key: Key, forward: ForwardCall) -> Verdict | None:
-        """What is known of a call; the model is run again where that is nothing yet."""
-        if key not in self._verdicts and not forward.probed:
-            self._probe_now(forward, key)
-        return self._verdicts.get(key)
-
-    def located(self, key: Key, index: int) -> Layout | None:
-        """Where a call's tensor was found to hold its units; None where it never moved."""
-        known = self._verdicts.get(key)
-        if known is not None and known.several:
-            raise CaptureError(
-                f"{describe(key)} runs several times under checkpoint(use_reentrant=True), with "
-                "rows in different places, and which one runs again cannot be told. Give "
-                "checkpoint use_reentrant=False."
-            )
-        return known.layouts[index] if known is not None else None
-
-    def located_anew(
-        self, key: Key, index: int, found: list[Layout], forward: ForwardCall
-    ) -> Layout | None:
-        """The same for a tensor that can have the layouts `found`, and not the one known."""
-        known = self.located(key, index)
-        if known is None:
-            plain = [each for each in found if each.fold is Fold.PLAIN]
-            if len(found) == 1 or key in self._verdicts:
-                return plain[0] if len(plain) == 1 else None
-            raise CaptureError(
-                f"{describe(key)} did not happen again when the "
-                "model ran twice on the same batch, so its batch dimension could not be found. "
-                "Make the order of calls in forward depend on nothing but the batch's shape."
-            )
-        if not forward.probed:
-            self._probe_now(forward, key)
-        layout = self.located(key, index)
-        return layout if layout in found else None
-
-    def _probe_now(self, forward: ForwardCall, key: Key) -> None:
-        if self.together:
-            raise CaptureError(
-                f"{describe(key)} was not met when the model was first run, so its batch dimension "
-                "is not known, and one rank cannot run a sharded model again by itself. Make the "
-                "calls in forward the same for every batch, whatever its length."
-            )
-        self._probe(forward, [key], self._mode)
-
-    def _probe(self, forward: ForwardCall, wanted: Iterable[Key], mode: Watch | None) -> None:
-        forward.probed, trail = True, set(mode.trail if mode else ())
-        seen = probe(self, forward, wanted, trail)
-        for key, found in seen.verdicts.items():
-            again = key[0] == AGAIN and key in self._verdicts
-            self._verdicts[key] = found.beside(self._verdicts[key]) if again else found
-        self._carried |= seen.carried
-        if seen.settled:
-            self._trails |= trail | seen.trail
+            self._mode, self._observed = active, watched
 
     # -- forward -----------------------------------------------------------------------------
 
@@ -345,8 +257,8 @@ class Capture:
         )  # fmt: skip
         foreign = bool(forward.shapes and not forward.inputs)
         if self.together:
-            new = forward.rows > 1 and not foreign and not self._trails
-            self.together.meet(forward, lambda: self._probe(forward, (), None), new)
+            new = forward.rows > 1 and not foreign and not self.verdicts.any_settled
+            self.together.meet(forward, lambda: self.verdicts.find(forward, (), set()), new)
         if foreign:
             self._foreign = forward.shapes
             return
@@ -360,7 +272,7 @@ class Capture:
             self._start(module, self._forwards[-1]).order.recomputing = True
 
     def _start(self, module: nn.Module, forward: ForwardCall) -> Watch:
-        self._mode, self._watched = Watch(self, forward, self._verdicts), module
+        self._mode, self._watched = Watch(self, forward, self.verdicts.known), module
         self._handled = sys.exception()
         self._mode.__enter__()  # type: ignore[no-untyped-call]
         return self._mode
@@ -382,19 +294,14 @@ class Capture:
         self._look_again(mode)
 
     def _look_again(self, mode: Watch) -> None:
-        """Run a forward of a new kind once more; and any, after 1, 4, 16, ... of them."""
-        forward, wanted = mode.forward, False
+        """Run the forward that is over again, where its kind is new or the time has come."""
+        forward, trail = mode.forward, mode.trail
         last = [(count, *site) for site, count in mode.times.items()]
-        if forward.rows > 1:
-            self._watched_forwards += 1
-            due = self._watched_forwards >= self._due
-            self._due *= 4 if due else 1
-            new = any(key not in self._verdicts for key in last) or not mode.trail <= self._trails
-            wanted = new or (due and not forward.probed)
+        due = self.verdicts.are_due(forward, last, trail)
         if self.together:
-            self.together.leave(lambda: self._probe(forward, last, mode), wanted)
-        elif wanted:
-            self._probe(forward, last, mode)
+            self.together.leave(lambda: self.verdicts.find(forward, last, set(trail)), due)
+        elif due:
+            self.verdicts.find(forward, last, set(trail))
 
     def refuse_stale(self, args: Any, kwargs: Any) -> None:
         """Refuse what an earlier batch left in an attribute.
@@ -446,42 +353,6 @@ class Capture:
             )
 
         return raise_escape
-
-    def derive_all(
-        self, result: Any, function: Function, args: Any, kwargs: Any, random: Tensor | None
-    ) -> Any:
-        """Make each result of a function of parameters alone a parameter of its own."""
-        if isinstance(result, Tensor):
-            return self._derive(result, function, args, kwargs, random, None)
-        derived = [
-            self._derive(each, function, args, kwargs, random, k)
-            if isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex())
-            else each
-            for k, each in enumerate(result)
-        ]
-        return type(result)(derived)
-
-    def _derive(
-        self, value: Tensor, function: Function, args: Any, kwargs: Any, random: Tensor | None,
-        output: int | None,
-    ) -> Tensor:  # fmt: skip
-        leaf, leaves = value.detach().requires_grad_(), tensors_in(args, kwargs)
-        names = tuple(name for each in leaves for name in self.names_of(each))
-        quoted = " and ".join(sorted({f"'{name}'" for name in names}))
-
-        def raise_escape(_: Tensor) -> None:
-            raise CaptureError(
-                f"A gradient reached a value computed from parameter {quoted} alone by a path that "
-                "the per-unit rules did not see (a penalty on weights, say). Use the optimizer's "
-                "weight_decay, which costs no privacy, or move the computation into forward."
-            )
-
-        leaf.register_hook(raise_escape)  # type: ignore[no-untyped-call]
-        versions = [(each, version(each)) for each in leaves]
-        self._slots[id(leaf)] = Derived(
-            leaf, function, args, kwargs, output, names, random, versions
-        )
-        return leaf
 
 
 def _factors(held: object) -> list[Tensor]:

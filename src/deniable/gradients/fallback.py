@@ -20,7 +20,8 @@ from deniable.gradients.contributions import Contribution, Dense, Kept, accurate
 from deniable.gradients.outer import OneHot, Outer
 
 if TYPE_CHECKING:
-    from deniable.gradients.use import Derived, Use
+    from deniable.gradients.parameters import Derived
+    from deniable.gradients.use import Use
 
 Pairs = Iterator[tuple[Any, Contribution]]
 

@@ -17,6 +17,7 @@ from deniable.gradients.fallback import random_state
 from deniable.gradients.layout import Fold, Layout, Owners, candidates
 from deniable.gradients.moves import LIKE, STARTS, plain_name
 from deniable.gradients.order import Order
+from deniable.gradients.parameters import Function
 from deniable.gradients.probe import (
     AGAIN,
     ForwardCall,
@@ -28,7 +29,7 @@ from deniable.gradients.probe import (
 from deniable.gradients.recurrent import RECURRENT
 from deniable.gradients.rules import RULES
 from deniable.gradients.tree import tensors_in
-from deniable.gradients.use import Function, Source, Use
+from deniable.gradients.use import Source, Use
 from deniable.gradients.whose import IN_ORDER, Lost, Met, version
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Watch(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.capture, self.forward, self.verdicts = capture, forward, verdicts
+        self.bound = capture.bound
         self.observation = observation
         self.times: dict[Key, int] = dict(forward.counted)
         self.unrecorded: dict[Key, int] = {}
@@ -129,7 +131,7 @@ class Watch(TorchFunctionMode):
             result = func(*args, **kwargs)
             if not (isinstance(result, Tensor) and result.requires_grad):
                 return result
-        if func is Tensor.__setitem__ and _is_mask(args[1]) and not self.capture.is_bound(args[0]):
+        if func is Tensor.__setitem__ and _is_mask(args[1]) and not self.bound.holds(args[0]):
             return self._assign(*args)
         if (
             func in WRITING
@@ -163,14 +165,14 @@ class Watch(TorchFunctionMode):
         """
         target, *others = args
         written = target.detach()[others[0]] if func is Tensor.__setitem__ else target
-        if not self.capture.is_bound(target):
+        if not self.bound.holds(target):
             others = [
                 self.spread(each, written.shape) if isinstance(each, Tensor) else each
                 for each in others
             ]
         if self._touches((target, *others), {}):
             raise CaptureError(
-                f"{func.__name__} on parameter {', '.join(self.capture.names_in(args, {}))} writes "
+                f"{func.__name__} on parameter {self.bound.quoted(args)} writes "
                 "in place, which cannot be followed back to the parameter. Build the value out of "
                 "place (torch.cat, torch.stack, torch.where)."
             )
@@ -178,13 +180,13 @@ class Watch(TorchFunctionMode):
 
     def spread(self, value: Tensor, shape: torch.Size) -> Tensor:
         """A parameter as data of this shape; anything else as it is."""
-        if not self.capture.is_bound(value):
+        if not self.bound.holds(value):
             return value
         spread: Tensor = self._call(Tensor.expand, (value, *shape), {}, spread=True)
         return spread
 
     def _touches(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
-        is_bound = self.capture.is_bound
+        is_bound = self.bound.holds
         for argument in (*args, *kwargs.values()) if kwargs else args:
             if is_bound(argument):
                 return True
@@ -209,7 +211,7 @@ class Watch(TorchFunctionMode):
         capture, forward, n = self.capture, self.forward, self.forward.rows
         if torch._C._functorch.peek_interpreter_stack() is not None:
             raise CaptureError(
-                f"{', '.join(capture.names_in(args, kwargs))} met a torch.func transform (vmap, "
+                f"{self.bound.quoted(args, kwargs)} met a torch.func transform (vmap, "
                 "grad) within forward, which hides the rows. Write the computation on the batch."
             )
         if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
@@ -243,7 +245,7 @@ class Watch(TorchFunctionMode):
         if constant and not (spread and n == 1) and self._is_constant(key, tensors):
             if random is not None and torch.equal(random, random_state(bound[0].device)):
                 random = None
-            return capture.derive_all(result, func, args, kwargs, random)
+            return self.bound.derive(result, func, args, kwargs, random)
         followed = met is not None or n <= 1 or not carrying
         if not (followed or any(size % n == 0 for leaf in data for size in leaf.shape)):
             raise CaptureError(
@@ -283,7 +285,7 @@ class Watch(TorchFunctionMode):
                 kept.append((leaf, seen))
                 continue
             returned = any(leaf is output for output in outputs)
-            if self.capture.is_bound(leaf) or leaf._is_view() or not returned:
+            if self.bound.holds(leaf) or leaf._is_view() or not returned:
                 raise CaptureError(
                     f"{describe(key)} writes to its arguments in place, which cannot be followed. "
                     "Use the form that leaves them as they are (mul instead of mul_, no max_norm)."
@@ -328,10 +330,9 @@ class Watch(TorchFunctionMode):
         self.latest = None
         output: Tensor = self._call(F.linear, (input, weight, bias), {})
         if self.latest is None:
-            names = self.capture.names_in((weight, bias, *others), {})
             raise CaptureError(
-                f"Parameter {', '.join(names)} belongs to a recurrent layer whose input holds no "
-                "row of the batch. Run the layer on data."
+                f"Parameter {self.bound.quoted(weight, bias, *others)} belongs to a recurrent "
+                "layer whose input holds no row of the batch. Run the layer on data."
             )
         return output, self.latest
 
@@ -355,14 +356,14 @@ class Watch(TorchFunctionMode):
         if known is None:
             if self.observation is not None:
                 return None
-            known = self.capture.verdict(key, self.forward)
+            known = self.capture.verdicts.of(key, self.forward)
         layout = known.layouts[0] if known is not None else None
         return layout if layout is not None and layout.fits(tensor, self.forward.rows) else None
 
     def _detached(self, value: Any, data: list[Tensor], bound: list[Tensor]) -> Any:
         """The argument without its bound parameters' gradients; what it holds is noted."""
         if isinstance(value, Tensor):
-            if not self.capture.is_bound(value):
+            if not self.bound.holds(value):
                 data.append(value)
                 return value
             bound.append(value)
@@ -372,7 +373,7 @@ class Watch(TorchFunctionMode):
         return value
 
     def _site(self, func: Function, bound: list[Tensor]) -> Key:
-        names = tuple(name for each in bound for name in self.capture.names_of(each))
+        names = tuple(name for each in bound for name in self.bound.names_of(each))
         return (getattr(func, "__name__", str(func)), names)
 
     def _key(self, func: Function, bound: list[Tensor]) -> Key:
@@ -398,7 +399,7 @@ class Watch(TorchFunctionMode):
             return True
         if self.observation is not None:
             return False
-        known = self.capture.verdict(key, self.forward)
+        known = self.capture.verdicts.of(key, self.forward)
         if known is None:
             raise CaptureError(
                 f"{describe(key)} did not happen again when the model ran twice on the same "

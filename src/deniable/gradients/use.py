@@ -16,6 +16,7 @@ from deniable.errors import CaptureError
 from deniable.gradients import fallback
 from deniable.gradients.contributions import Contribution, exactly
 from deniable.gradients.layout import WHOLE, Layout, candidates
+from deniable.gradients.parameters import Function
 from deniable.gradients.probe import ForwardCall, Key, describe
 from deniable.gradients.rules import RULES
 from deniable.gradients.tree import tensors_in
@@ -23,27 +24,6 @@ from deniable.gradients.tree import tensors_in
 if TYPE_CHECKING:
     from deniable.gradients.capture import Capture
     from deniable.gradients.whose import Met
-
-Function = Callable[..., Any]
-
-
-@dataclass(eq=False)
-class Derived:
-    """A function of bound parameters and constants alone, treated as a parameter of its own.
-
-    Attributes:
-        random: the state of torch's generator when it was called, if it drew from that.
-        versions: of the tensors among its arguments, when it was called.
-    """
-
-    value: Tensor
-    function: Function
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    output: int | None
-    names: tuple[str, ...]
-    random: Tensor | None
-    versions: list[tuple[Tensor, int]]
 
 
 @dataclass(eq=False)
@@ -105,7 +85,7 @@ class Use:
 
     def is_bound(self, argument: object) -> bool:
         """Whether per-unit gradients of this argument are wanted."""
-        return self.capture.is_bound(argument)
+        return self.capture.bound.holds(argument)
 
     def layout(self, tensor: Tensor, features: int = 0) -> Layout:
         """Where the units lie in a tensor of this call (an argument, or the output's gradient)."""
@@ -119,11 +99,11 @@ class Use:
                 raise self._mismatch(tensor)
             return whose
         index = self._index(tensor)
-        layout = self.capture.located(self.key, index)
+        layout = self.capture.verdicts.located(self.key, index)
         if layout is not None and layout.fits(tensor, self.n, features):
             return layout
         found = candidates(tensor, self.n, features)
-        layout = self.capture.located_anew(self.key, index, found, self.forward)
+        layout = self.capture.verdicts.located_anew(self.key, index, found, self.forward)
         if layout is None:
             raise self._mismatch(tensor)
         return layout
@@ -190,10 +170,9 @@ class Use:
 
     def error(self, problem: str) -> CaptureError:
         """An error that names the parameters and modules of this use."""
-        names = self.capture.names_in(self.args, self.kwargs)
         return CaptureError(
             f"{getattr(self.function, '__name__', self.function)} on parameter "
-            f"{', '.join(names)}: {problem}."
+            f"{self.capture.bound.quoted(self.args, self.kwargs)}: {problem}."
         )
 
 
