@@ -63,9 +63,27 @@ def bound_parameters(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Par
     for name, each in bound.items():
         if not each.is_floating_point():
             raise AttachError(f"Parameter '{name}' must be real floating point, got {each.dtype}.")
+        if _has_hooks(each):
+            raise AttachError(
+                f"Parameter '{name}' has a hook, which would never run: no gradient reaches a "
+                "parameter without noise. Remove it; to hold entries still, multiply the "
+                "parameter by a mask in forward, or freeze it with requires_grad_(False)."
+            )
     for each in optimized:
         each.grad = None
     return bound
+
+
+def _has_hooks(parameter: nn.Parameter) -> bool:
+    """Whether the user hangs something on a parameter's gradient."""
+    mine = parameter._backward_hooks or {}
+    after = getattr(parameter, "_post_accumulate_grad_hooks", None) or {}
+    return any(not _is_ours(hook) for hook in (*mine.values(), *after.values()))
+
+
+def _is_ours(hook: object) -> bool:
+    """Whether another session, which may be attached to the same model, set it."""
+    return str(getattr(hook, "__module__", "")).startswith("deniable.")
 
 
 class Unchanged:

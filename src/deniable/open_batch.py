@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -51,10 +51,10 @@ class OpenBatch:
         self._moved_by: Sensitivity | None = None
         self._scales = set[float]()
 
-    def begin(self, piece: Piece) -> None:
-        """A piece was drawn: the model's forwards are captured from here on."""
+    def begin(self, piece: Piece, batch: Any) -> None:
+        """A piece was drawn, and is this batch: the model's forwards are captured from here on."""
         self.expect(piece)
-        self._capture.open(piece.rows, Groups(piece.sizes) if piece.sizes else None)
+        self._capture.open(piece.rows, Groups(piece.sizes) if piece.sizes else None, batch)
 
     def expect(self, piece: Piece) -> None:
         """A piece is open, to be stepped on once."""

@@ -213,7 +213,7 @@ class PrivateSession:
         )
         self._meter = Meter(plan.event, plan.delta, plan.accountant, plan.epsilon)
         self._ends_at = None if self._run.position else room
-        self._pass = 0
+        self._pass = self._begun = 0
         self._releasing, self._detached = False, False
         self._ahead: dict[int, PoissonSampledEvent] = {}
         in_calls = self._shards.in_calls
@@ -355,7 +355,8 @@ class PrivateSession:
             ahead: 1 for what the next step would come to; no more than the plan has left counts.
         """
         stop = min(self.steps + ahead, self.plan.steps)
-        event = ComposedEvent((self._run.released_event(), self.plan.part(self.steps, stop)))
+        coming = self.plan.part(self.steps, stop, self._begun)
+        event = ComposedEvent((self._run.released_event(), coming))
         epsilon = self._meter.epsilon(event)
         return Spent(epsilon, self.plan.delta, neighbouring_of(event), notes(event))
 
@@ -382,7 +383,7 @@ class PrivateSession:
         """How many steps will have been released at the end: the plan's, or what budget allows."""
         if self._ends_at is None:
             released = self._run.released_event()
-            self._ends_at = self.plan.steps_within(self.budget, self.steps, released)
+            self._ends_at = self.plan.steps_within(self.budget, self.steps, released, self._begun)
         return self._ends_at
 
     @property
@@ -494,7 +495,7 @@ class PrivateSession:
                         "Another pass through the data began before this one was over. Finish or "
                         "leave one loop before the next."
                     )
-                self._open.begin(piece)
+                self._open.begin(piece, batch)
                 yield batch
                 if mine == self._pass:
                     self._open.passed_over()
@@ -627,6 +628,7 @@ class PrivateSession:
             "strategies": self._capture.chooser.state(),
             "released": to_json(self._run.released_event()),
             "sampler": self._source.state,
+            "begun": self._begun,
             "noise": self._generator.state(),
             **({} if self.canaries is None else {"canaries": self.canaries.state()}),
         }
@@ -671,7 +673,7 @@ class PrivateSession:
         self._source.state, self._source.data = state["sampler"], state["data"]
         if self.canaries is not None:
             self.canaries.restore(state["canaries"])
-        self.steps = state["steps"]
+        self.steps, self._begun = state["steps"], state.get("begun", 0)
         self.seeded = self.seeded or state["seeded"]
 
     def go_on(self, state: Mapping[str, Any] | None = None) -> None:
@@ -701,7 +703,8 @@ class PrivateSession:
             self._source.data = state["data"]
             self.seeded = self.seeded or state["seeded"]
         self._open.forget()
-        self.steps, self._ends_at = self._run.position, None
+        self.steps = self._begun = self._run.position
+        self._ends_at = None
         streams = Streams(derived_seed(self._seed, "opening", self._run.opening))
         key = streams.key("noise", self._ranks.rank)
         self._generator = noise_generator(key, self._device, self.secure)

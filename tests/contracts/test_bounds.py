@@ -33,33 +33,52 @@ BOUNDS: dict[str, Callable[[], Bound]] = {
     "Tanh, then Clip": lambda: Chain(Tanh(2.0, 0.5), Clip(0.7)),
     "Clip, then Tanh": lambda: Chain(Clip(1e4), Tanh(0.5, 1e-4)),
     "Tanh, then AdaptiveClip": lambda: Chain(Tanh(), AdaptiveClip(0.5)),
+    "PerLayerClip, then Clip": lambda: Chain(PerLayerClip(1.0), Clip(0.5)),
+    "PerLayerClip, then AdaptiveClip": lambda: Chain(PerLayerClip(1.0), AdaptiveClip(0.5)),
+    "Clip, then a shorter one": lambda: Chain(Clip(1e-4), Clip(1e-6)),
     "three in a chain": lambda: Chain(AutomaticClip(), Tanh(1.0, 0.1), PerLayerClip(0.3)),
 }
 PARAMETERS = {"a": torch.zeros(2), "b": torch.zeros(3)}
 ROUNDING = 1e-5  # of float32 sums, relative to the sensitivity
 
-SPECIAL = [0.0, 1e-42, 1e-20, 1.0, -1.0, 1e10, 1e30, -3e38, math.inf, -math.inf, math.nan]
+SPECIAL = [
+    0.0,
+    1e-42,
+    1e-20,
+    1.0,
+    -1.0,
+    1e10,
+    1e15,
+    1.2e19,
+    1e30,
+    -3e38,
+    math.inf,
+    -math.inf,
+    math.nan,
+]
 values = st.one_of(st.floats(-10, 10, width=32), st.sampled_from(SPECIAL))
 units = st.lists(st.lists(values, min_size=5, max_size=5), min_size=0, max_size=4)
 one_unit = st.lists(values, min_size=5, max_size=5)
+scales = st.sampled_from([1.0, 64.0, 4096.0])  # rows, of which a loss was the mean
 WORST = [1e6, -2e6, 3e6, 5e5, 1e6]
 
 every_bound = pytest.mark.parametrize("name", BOUNDS)
 
 
-def gradients_of(rows: list[list[float]]) -> PerUnitGradients:
+def gradients_of(rows: list[list[float]], scale: float = 1.0) -> PerUnitGradients:
     """Per-unit gradients of two parameters, of 2 and 3 elements."""
     table = torch.tensor(rows, dtype=torch.float32).view(len(rows), 5)
     return PerUnitGradients(
         len(rows),
         PARAMETERS,
         {"a": Dense(table[:, :2].clone()), "b": Dense(table[:, 2:].clone())},
+        scale,
     )
 
 
-def total(bound: Bound, rows: list[list[float]]) -> Tensor:
+def total(bound: Bound, rows: list[list[float]], scale: float = 1.0) -> Tensor:
     """All that is summed, what is summed aside included."""
-    bounded, _ = bound(gradients_of(rows))
+    bounded, _ = bound(gradients_of(rows, scale))
     return torch.cat([each.double().flatten() for each in bounded.sums.values()])
 
 
@@ -72,25 +91,26 @@ def moved(a: Tensor, b: Tensor) -> float:
 
 
 @every_bound
-@given(rows=units, unit=one_unit)
+@given(rows=units, unit=one_unit, scale=scales)
 @settings(max_examples=150, deadline=None)
 def test_adding_or_removing_a_unit_moves_the_sum_by_at_most_the_sensitivity(
-    name: str, rows: list[list[float]], unit: list[float]
+    name: str, rows: list[list[float]], unit: list[float], scale: float
 ) -> None:
     """Adversarial values included: huge, denormal, infinite, NaN. Pitfall: privacy 9."""
     bound = BOUNDS[name]()
-    distance = moved(total(bound, [*rows, unit]), total(bound, rows))
+    distance = moved(total(bound, [*rows, unit], scale), total(bound, rows, scale))
     assert distance <= sensitivity(bound) * (1 + ROUNDING * (1 + len(rows)))
 
 
 @every_bound
-@given(rows=units, before=one_unit, after=one_unit)
+@given(rows=units, before=one_unit, after=one_unit, scale=scales)
 @settings(max_examples=100, deadline=None)
 def test_replacing_a_unit_moves_the_sum_by_at_most_twice_that(
-    name: str, rows: list[list[float]], before: list[float], after: list[float]
+    name: str, rows: list[list[float]], before: list[float], after: list[float], scale: float
 ) -> None:
     bound = BOUNDS[name]()
-    distance = moved(total(bound, [*rows, before]), total(bound, [*rows, after]))
+    one, other = (total(bound, [*rows, each], scale) for each in (before, after))
+    distance = moved(one, other)
     most = sensitivity(bound, Neighbouring.REPLACE)
     assert distance <= most * (1 + ROUNDING * (1 + len(rows)))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -447,6 +448,47 @@ class _Product(torch.autograd.Function):
         return grad @ weight.T, x.T @ grad
 
 
+# -- parameters where data are expected, and where nobody looks ----------------------------------
+
+
+@equal
+def weights_read_without_a_graph(m: Model, x: Tensor) -> Tensor:
+    """As many as rows, and yet nobody's."""
+    with torch.no_grad():
+        names = m.table(torch.arange(6)) + m.matrix.T[0]
+    return (m.hidden(x) @ F.linear(names, m.matrix).t())[:, :3] * m.number
+
+
+@equal
+def weights_scaled_by_their_own_size(m: Model, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        size = m.matrix.abs().mean()
+    kept = (m.matrix.abs() > 0.3).to(x)
+    return m.second(F.linear(m.hidden(x), m.matrix * kept / size))
+
+
+@equal
+def linear_on_a_parameter(m: Model, x: Tensor) -> Tensor:
+    return m.second(m.hidden(x)) + F.linear(m.matrix, m.hidden(x)).t()[:, :3]
+
+
+@equal
+def convolution_on_a_parameter(m: Model, x: Tensor) -> Tensor:
+    """The constant that a picture begins with, each row's filters over it."""
+    n, h = len(x), m.hidden(x)
+    filters = (m.matrix.view(1, 6, 6, 1) * h.view(n, 1, 6, 1)).reshape(n * 6, 6, 1)
+    seed = m.table.weight.t().expand(n, 6, 6).reshape(1, n * 6, 6)
+    return m.second(F.conv1d(seed, filters, groups=n).view(n, 6, 6).mean(2))
+
+
+@refused("by a function under activation checkpointing")
+def checkpointed_function_of_a_parameter(m: Model, x: Tensor) -> Tensor:
+    def function(h: Tensor) -> Tensor:
+        return torch.tanh(F.linear(h, m.matrix))
+
+    return m.second(checkpoint(function, m.hidden(x), use_reentrant=False))
+
+
 def build(forward: Forward, n: int) -> tuple[Model, tuple[Tensor, Tensor]]:
     torch.manual_seed(n)
     return Model(forward).double(), (torch.randn(n, 4).double(), torch.randint(3, (n,)))
@@ -574,6 +616,13 @@ class Answer:
     logits: Tensor
 
 
+@dataclass(slots=True)
+class Narrow:
+    """The same, without a dictionary of attributes."""
+
+    logits: Tensor
+
+
 def test_rows_that_meet_are_found_wherever_the_model_leaves_its_answer() -> None:
     def returned(m: Model, x: Tensor) -> Answer:
         y = m.second(m.hidden(x))
@@ -589,10 +638,84 @@ def test_rows_that_meet_are_found_wherever_the_model_leaves_its_answer() -> None
         model(x)
         return F.cross_entropy(model.answer, labels)
 
-    for forward, loss in ((returned, loss_of_returned), (kept, loss_of_kept)):
+    def slotted(m: Model, x: Tensor) -> Narrow:
+        return Narrow(returned(m, x).logits)
+
+    def nested(m: Model, x: Tensor) -> Answer:
+        return Answer({"all": [returned(m, x)]})  # type: ignore[arg-type]
+
+    def loss_of_nested(model: Model, x: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(model(x).logits["all"][0].logits, labels)
+
+    for forward, loss in (
+        (returned, loss_of_returned),
+        (kept, loss_of_kept),
+        (slotted, loss_of_returned),
+        (nested, loss_of_nested),
+    ):
         model, batch = build(forward, 6)
         with pytest.raises(CaptureError, match="output holds values of one row"):
             released_sum(model, batch, loss, 0.2)
+
+
+def test_rows_that_choose_each_other_are_found_though_the_choice_has_no_gradient() -> None:
+    def forward(m: Model, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = m.second(m.hidden(x))
+        hard = y.detach().logsumexp(1)
+        return y, hard >= hard.median()
+
+    def loss(model: Model, x: Tensor, labels: Tensor) -> Tensor:
+        y, hard = model(x)
+        return (hard * F.cross_entropy(y, labels, reduction="none")).mean()
+
+    model, batch = build(forward, 6)  # type: ignore[arg-type]
+    with pytest.raises(CaptureError, match="output holds values of one row"):
+        released_sum(model, batch, loss, 0.2)
+
+
+def contrasted(m: Model, x: Tensor) -> Tensor:
+    one, other = m.second(m.hidden(x)), m.second(m.hidden(1.1 * x + 0.1))
+    return F.cross_entropy(one @ other.t(), torch.arange(len(x)))
+
+
+def mean_of_unequal_parts(m: Model, x: Tensor) -> Tensor:
+    kept = x > 0
+    return (kept[:, :3] * m.second(m.hidden(x))).sum() / kept[:, :3].sum()
+
+
+def correlated(m: Model, x: Tensor) -> Tensor:
+    y = m.second(m.hidden(x))
+    return y.t() @ y / len(x)
+
+
+@pytest.mark.parametrize("forward", [contrasted, mean_of_unequal_parts, correlated])
+@pytest.mark.parametrize("n", [6, 23])
+def test_rows_that_meet_in_a_number_that_is_returned_are_found(forward: Forward, n: int) -> None:
+    """A model's own loss, in which no row can be seen any more."""
+
+    def loss(model: Model, x: Tensor, labels: Tensor) -> Tensor:
+        return model(x).square().sum()
+
+    model, batch = build(forward, n)
+    with pytest.raises(CaptureError, match=r"no sum over the rows|output holds values of one row"):
+        released_sum(model, batch, loss, 0.2)
+
+
+@pytest.mark.parametrize("n", [1, 2, 6, 23])
+def test_a_loss_of_the_models_own_may_be_a_mean_over_rows(n: int) -> None:
+    def loss(model: Model, x: Tensor, labels: Tensor) -> Tensor:
+        return model(x)
+
+    model, batch = build(lambda m, x: m.second(m.hidden(x)).square().mean(), n)
+    expected = clipped_sum(model, batch, loss, 0.2)
+    assert relative_error(released_sum(model, batch, loss, 0.2), expected) < 1e-10
+
+
+def test_hooks_of_the_model_are_part_of_it() -> None:
+    model, batch = build(lambda m, x: m.second(m.hidden(x)), 6)
+    model.register_forward_hook(lambda _, inputs, output: output - output.mean(0))
+    with pytest.raises(CaptureError, match="output holds values of one row"):
+        released_sum(model, batch, class_loss, 0.2)
 
 
 @pytest.mark.parametrize("where", ["the batch", "a gradient", "a mask of a weight"])
@@ -752,7 +875,7 @@ def test_statistics_of_rows_in_a_buffer_are_refused() -> None:
             return self.layer(shifted)
 
     _, batch = build(centred, 5)
-    assert steps_until_refused(Running().double(), batch, class_loss, "Buffer 'mean'") == 0
+    assert steps_until_refused(Running().double(), batch, class_loss, "'mean' holds values") == 0
 
 
 def test_what_an_earlier_batch_left_in_an_attribute_is_refused() -> None:
@@ -777,6 +900,89 @@ def test_what_an_earlier_batch_left_in_an_attribute_is_refused() -> None:
     model, batch = build(forward, 4)
     expected = clipped_sum(model, batch, begun_anew, 0.2)
     assert relative_error(released_sum(model, batch, begun_anew, 0.2), expected) < 1e-10
+
+
+@pytest.mark.parametrize("how", ["hidden", "in an object"])
+def test_memory_of_an_earlier_batch_is_found_wherever_it_lies(how: str) -> None:
+    def forward(m: Model, x: Tensor) -> Tensor:
+        h = m.hidden(x)
+        before = m.shelf.memory if how == "in an object" else vars(m).get("_memory")
+        if how == "in an object":
+            m.shelf.memory = h.detach()
+        else:
+            m._memory = h.detach()
+        return m.second(h if before is None else h + before)
+
+    model, batch = build(forward, 4)
+    model.shelf = SimpleNamespace(memory=None)
+    assert steps_until_refused(model, batch, class_loss, r"left in 'Model\.") == 1
+
+
+def test_statistics_of_the_first_batch_are_refused() -> None:
+    """What a model sets up from its first data (ActNorm, Glow) would be released without noise."""
+
+    class SetUp(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.shift = nn.Linear(4, 3), nn.Parameter(torch.zeros(4))
+            self.register_buffer("is_set", torch.tensor(False))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.is_set:
+                self.shift.data.copy_(-x.mean(0))
+                self.is_set.fill_(True)
+            return self.layer(x + self.shift)
+
+    _, batch = build(centred, 5)
+    model = SetUp().double()
+    assert steps_until_refused(model, batch, class_loss, "depend on another row|holds values") == 0
+    assert not model.shift.any()
+
+
+def test_statistics_of_rows_in_a_frozen_parameter_are_refused() -> None:
+    """And the runs that find it leave nothing of theirs there."""
+
+    class Running(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+            self.mean = nn.Parameter(torch.zeros(4), requires_grad=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.mean.data.lerp_(x.mean(0), 0.5)
+            return self.layer(x)
+
+    _, batch = build(centred, 5)
+    model = Running().double()
+    assert steps_until_refused(model, batch, class_loss, "'mean' holds values") == 0
+    assert not model.mean.any()
+
+
+@pytest.mark.parametrize("n", [5, 6, 7])
+def test_a_batch_turned_time_first_is_known_again(n: int) -> None:
+    """Six times, and six rows: shapes say nothing, and memory lies as if times were rows."""
+    torch.manual_seed(n)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+    def loss(model: nn.Module, x: Tensor) -> Tensor:
+        return model(x.transpose(0, 1).contiguous()).square().mean()
+
+    batch = (torch.randn(n, 6, 4).double(),)
+    expected = clipped_sum(model, batch, loss, 0.2)
+    assert relative_error(released_sum(model, batch, loss, 0.2), expected) < 1e-10
+
+
+@pytest.mark.parametrize("n", [1, 2, 6, 23])
+def test_tokens_may_lie_time_first(n: int) -> None:
+    torch.manual_seed(n)
+    model = nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 9)).double()
+
+    def loss(model: nn.Module, tokens: Tensor) -> Tensor:
+        return F.cross_entropy(model(tokens.t()).transpose(1, 2), tokens.t())
+
+    batch = (torch.randint(9, (n, 5)),)
+    expected = clipped_sum(model, batch, loss, 0.2)
+    assert relative_error(released_sum(model, batch, loss, 0.2), expected) < 1e-10
 
 
 def test_each_forward_on_a_batch_may_hold_the_rows_elsewhere() -> None:

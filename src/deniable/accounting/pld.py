@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # times what was found against the exact curve of the Gaussian mechanism.
 ROUNDING = 1e-15
 MOST_RELEASES = 10**6
-FINEST_INTERVAL, COARSEST_INTERVAL = 1e-7, 512.0
+FINEST_INTERVAL, COARSEST_INTERVAL = 1e-7, 256.0
 MOST_POINTS, MOST_COMPOSED_POINTS = 30_000, 2**19
 
 # The most by which a coarse grid was seen to raise epsilon, relative to epsilon, and more.
@@ -70,7 +70,7 @@ class PldAccountant:
         composed = _composed(tuple(counts.items()), _interval(counts, bound))
         with np.errstate(over="ignore"):  # where the grid ends below epsilon: it answers infinity
             tight = composed.get_epsilon_for_delta(delta - ROUNDING * counts.total())
-        return min(bound, tight) if tight >= 0 else bound
+        return float(min(bound, tight)) if tight >= 0 else bound
 
 
 def is_composable(counts: Counter[SingleEvent], delta: float) -> bool:

@@ -91,7 +91,7 @@ def probabilities_of(sampler: Sampler, drawn: NDArray[np.bool_]) -> dict[str, fl
     True
     """
     steps, units = drawn.shape
-    rate = sampler.batch_size / units
+    rate = _joining(sampler, units)
     sizes, counts = drawn.sum(1), drawn.sum(0)
     if isinstance(sampler, ShuffledSampler):
         epoch = units // sampler.batch_size
@@ -111,6 +111,15 @@ def probabilities_of(sampler: Sampler, drawn: NDArray[np.bool_]) -> dict[str, fl
         "the mean size": float(stats.binomtest(total, steps * units, rate).pvalue),
         "neighbouring batches": _overlap(drawn, rate),
     }
+
+
+def _joining(sampler: Sampler, units: int) -> float:
+    """How probably a unit is in a batch."""
+    if not isinstance(sampler, TruncatedPoissonSampler):
+        return sampler.batch_size / units
+    sizes = np.arange(units + 1)
+    chance = stats.binom.pmf(sizes, units, sampler.sampling_rate)
+    return float(np.minimum(sizes, sampler.max_batch_size) @ chance) / units
 
 
 def _evenness(counts: NDArray[np.int64], of: int, rate: float) -> float:

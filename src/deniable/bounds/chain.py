@@ -65,12 +65,15 @@ class Chain(Bound):
 
     def limit(self, gradients: Gradients) -> Limited:
         """What the last bound makes of what the others leave."""
-        factors = []
-        for each in self.bounds:
-            limited = each.limit(gradients)
-            gradients = limited.gradients
-            factors.append(limited.factors)
-        return Limited(gradients, reduce(torch.mul, factors), limited.aside)
+        limited = self.bounds[0].limit(gradients)
+        factors = [limited.factors]
+        for each in self.bounds[1:]:
+            # A unit must be finite for each of them, or its sum is no number.
+            finite = torch.isfinite(limited.gradients.norms())
+            limited = each.limit(limited.gradients.only(finite))
+            aside = {name: torch.where(finite, one, 0) for name, one in limited.aside.items()}
+            factors.append(torch.where(finite, limited.factors, 0))
+        return Limited(limited.gradients, reduce(torch.mul, factors), aside)
 
     def learn(self, aside: Mapping[str, Tensor], expected: float) -> None:
         """Let the last bound adapt."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deniable.bounds.base import Gradients, Weights
+from deniable.gradients import lengths, wide
 
 
 @dataclass
@@ -82,7 +83,7 @@ class Scaled(View):
 
     def _squared_norms(self) -> dict[str, Tensor]:
         found = self.gradients.squared_norms()
-        return {name: each * self._factor(name).square() for name, each in found.items()}
+        return {name: each * wide(self._factor(name)).square() for name, each in found.items()}
 
     def weighted_sums(self, weights: Weights) -> Iterator[tuple[str, Tensor]]:
         """See `Gradients.weighted_sums`."""
@@ -124,7 +125,7 @@ class Filtered(View):
         for name, unfiltered in self.gradients.squared_norms().items():
             squares = torch.zeros_like(unfiltered)
             for units, values in self.stream(name):
-                squares[units] = torch.linalg.vector_norm(_flat(values), dim=1).square()
+                squares[units] = wide(lengths(_flat(values))).square()
             found[name] = squares
         return found
 

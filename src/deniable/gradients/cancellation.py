@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deniable.gradients.contributions import Contribution, Kept, accurate
+from deniable.gradients.contributions import Contribution, Kept, accurate, lengths
 from deniable.gradients.convolution import Convolution
 from deniable.gradients.outer import Outer, Several
 
@@ -66,6 +66,4 @@ _OF: dict[type, Callable[[Any], Tensor | None]] = {
 
 
 def _square(values: Tensor) -> Tensor:
-    dims = tuple(range(1, values.ndim))
-    norms: Tensor = torch.linalg.vector_norm(accurate(values), dim=dims)
-    return norms.square()
+    return lengths(accurate(values).flatten(1)).square()

@@ -38,7 +38,7 @@ from deniable.gradients.per_unit import PerUnitGradients
 from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, probe
 from deniable.gradients.strategies import Chooser
 from deniable.gradients.together import Together
-from deniable.gradients.tree import tensors_in
+from deniable.gradients.tree import tensors_in, tensors_within
 from deniable.gradients.use import Use
 from deniable.gradients.verdicts import Verdicts
 from deniable.gradients.whose import Tracking, version
@@ -73,6 +73,7 @@ class Capture:
         self._found: dict[int, list[Contribution]] = {}
         self._measured: list[tuple[Tensor, int, Tensor]] = []
         self._groups: Groups | None = None
+        self._batch: list[Tensor] = []
         self._anchor = torch.zeros((), requires_grad=True)
         self.receipts = 0
         self._foreign: list[tuple[int, ...]] = []
@@ -106,19 +107,21 @@ class Capture:
             handle.remove()
         self.discard()
 
-    def open(self, rows: int, groups: Groups | None = None) -> None:
+    def open(self, rows: int, groups: Groups | None = None, batch: Any = ()) -> None:
         """A drawn piece of `rows` rows begins: forwards in training mode are captured.
 
         Args:
             rows: how many rows the model will be given.
             groups: how rows make up units; None when every row is one.
+            batch: the rows.
         """
         self.discard()
+        self._batch = [each for each in tensors_in(batch) if each.ndim and len(each) == rows]
         self._rows, self._groups, self._tracking = rows, groups, Tracking()
         self.stale = {
             id(each): (weakref.ref(each), f"'{type(module).__name__}.{name}'")
             for module, name in self.verdicts.carried
-            for each in tensors_in(vars(module).get(name))
+            for each in tensors_within(vars(module).get(name))
         }
         run_as_written(self)
 
@@ -127,6 +130,7 @@ class Capture:
         allow_compiled(self)
         self._found, self._measured = {}, []
         self._groups = None
+        self._batch = []
         self.bound.forget()
         self._forwards.clear()
         self._counted = {}
@@ -238,13 +242,14 @@ class Capture:
         """Run a forward only to see which tensors its calls meet."""
         mode = Watch(self, forward, {**self.verdicts.known, **verdicts}, seen)
         active, self._mode = self._mode, mode  # so that no inner module starts another
-        watched, self._observed = self._observed, forward
+        watched, self._watched = self._watched, None  # whose own hooks run as well
+        observed, self._observed = self._observed, forward
         try:
             with self.bound.apart(), torch.enable_grad(), mode:
                 yield
         finally:
             seen.trail = mode.trail
-            self._mode, self._observed = active, watched
+            self._mode, self._watched, self._observed = active, watched, observed
 
     # -- forward -----------------------------------------------------------------------------
 
@@ -253,7 +258,7 @@ class Capture:
             return
         forward = ForwardCall(
             model, args, kwargs, self._rows, self._anchor, self._tracking, self._counted,
-            self._constants,
+            self._constants, self._batch,
         )  # fmt: skip
         foreign = bool(forward.shapes and not forward.inputs)
         if self.together:
@@ -262,9 +267,20 @@ class Capture:
         if foreign:
             self._foreign = forward.shapes
             return
+        if not self.together and forward.rows > 1 and self.verdicts.are_none:
+            self._look_before(forward)
         self._constants = forward.constants
         self._forwards.append(forward)
         self._start(model, forward)
+
+    def _look_before(self, forward: ForwardCall) -> None:
+        """Run the very first forward beforehand: what it sets up from its data shows only then."""
+        try:
+            self.verdicts.find(forward, (), set())
+        except CaptureError:
+            raise
+        except (RuntimeError, ValueError, IndexError):  # which the model itself will raise
+            forward.probed = False
 
     def _enter_again(self, module: nn.Module, _: Any) -> None:
         """Activation checkpointing runs inner modules again, during backward."""

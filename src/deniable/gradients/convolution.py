@@ -21,7 +21,7 @@ from deniable.gradients.contributions import (
     formed,
     scratch,
 )
-from deniable.gradients.outer import GRAM_ELEMENTS
+from deniable.gradients.outer import GRAM_ELEMENTS, hidden_by
 
 # Patches are copied for so many elements at a time, which stay in the cache.
 PATCH_ELEMENTS = 1 << 19
@@ -270,7 +270,10 @@ class Convolution(Contribution):
         assert patches is not None
         flat = g.flatten(2)
         gradients = torch.bmm(flat.transpose(1, 2), flat)
-        return (gradients * patches.view_as(gradients)).sum((1, 2))
+        patches = patches.view_as(gradients)
+        hidden = hidden_by(gradients, math.prod(self.shape[1:]), flat.dtype)
+        hidden += hidden_by(patches, self.shape[0], flat.dtype)
+        return (gradients * patches).sum((1, 2)).add_(hidden)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """See `Contribution.weighted_sum`; one plain weight gradient."""

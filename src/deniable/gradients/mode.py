@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+import torch.utils.checkpoint
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from deniable.errors import CaptureError
 from deniable.gradients.bags import embedding_bag
+from deniable.gradients.cells import CELLS
 from deniable.gradients.fallback import random_state
 from deniable.gradients.layout import Fold, Layout, Owners, candidates
 from deniable.gradients.moves import LIKE, STARTS, plain_name
@@ -36,7 +39,9 @@ if TYPE_CHECKING:
     from deniable.gradients.capture import Capture
 
 # Functions that run as others do, with every use of a parameter in sight.
-OPENED: dict[Function, Callable[..., Any]] = {**RECURRENT, F.embedding_bag: embedding_bag}
+OPENED: dict[Function, Callable[..., Any]] = {
+    **RECURRENT, **CELLS, F.embedding_bag: embedding_bag
+}  # fmt: skip
 
 # Read or metadata functions of a parameter: no gradient flows through them.
 _NO_GRADIENT = {
@@ -115,7 +120,7 @@ class Watch(TorchFunctionMode):
             self._observe_unrecorded(func, args, kwargs, result)
         if touches and self.order.begun:
             self.order.meets_unrecorded(args, kwargs)
-        if not (isinstance(result, Tensor) and result.requires_grad):
+        if not (isinstance(result, Tensor) and not result.is_leaf):
             self._mark(func, args, kwargs, result)
         if self.order.begun or name in STARTS:
             self.order.follow(func, args, kwargs, result)
@@ -196,13 +201,15 @@ class Watch(TorchFunctionMode):
 
     def _mark(self, func: Function, args: Any, kwargs: Any, result: Any) -> None:
         """Data without gradient that came from the batch's rows stay known as such."""
-        leaves = tensors_in(args, kwargs)
-        if not any(self.forward.carries_rows(leaf) for leaf in leaves):
+        asked = plain_name(func) in LIKE or func in SHAPED  # of the second, only type or shape
+        leaves = tensors_in(args[:1] if asked else args, kwargs)
+        data = (leaf for leaf in leaves if not self.bound.holds(leaf))
+        if not any(map(self.forward.carries_rows, data)):
             return
         name = getattr(func, "__name__", "")
         written = leaves[:1] if name == "__setitem__" else []
         for leaf in (*tensors_in(result), *written):
-            if not leaf.requires_grad:
+            if leaf.is_leaf:
                 self.forward.tracking.mark(leaf)
 
     def _call(
@@ -215,6 +222,12 @@ class Watch(TorchFunctionMode):
                 "grad) within forward, which hides the rows. Write the computation on the batch."
             )
         if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+            if _is_in_checkpointed_function():
+                raise CaptureError(
+                    f"Parameter {self.bound.quoted(args, kwargs)} is used by a function under "
+                    "activation checkpointing, which runs again where nobody watches. Give "
+                    "checkpoint a module, in whose forward the parameter is used."
+                )
             capture.expect_recomputation()
         data: list[Tensor] = []
         bound: list[Tensor] = []
@@ -454,6 +467,18 @@ def _receiver(use: Use, position: int, number: int) -> Callable[[tuple[Tensor | 
 def _is_continuous(tensor: Tensor) -> bool:
     """Whether its values can have a gradient."""
     return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _is_in_checkpointed_function() -> bool:
+    """Whether of all callers the nearest is activation checkpointing, with no module in between."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is nn.Module._call_impl.__code__:
+            return False
+        if frame.f_code.co_filename == torch.utils.checkpoint.__file__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_composite(func: Function) -> bool:

@@ -36,7 +36,7 @@ from deniable.gradients.moves import (
     touched,
     values,
 )
-from deniable.gradients.probe import owners_of, plain
+from deniable.gradients.probe import owners_of
 from deniable.gradients.rules import RULES
 from deniable.gradients.tree import tensors_in, tensors_within
 from deniable.gradients.whose import IN_ORDER, NOBODYS, WRITTEN, Known, Lost, Met, alike, version
@@ -256,8 +256,8 @@ class Order:
         found = candidates(tensor, self.forward.rows)
         if len(found) == 1 and found[0].fold is Fold.PLAIN:
             return found[0]
-        if id(tensor) in self.forward.inputs and plain(tensor, self.forward.rows):
-            return plain(tensor, self.forward.rows)[0]
+        if id(tensor) in self.forward.inputs and (places := self.forward.places(tensor)):
+            return places[0]
         self._call = (self._call[0], self._call[1] + 1)
         key = (self._call, f"{name} on rows", ())
         layout = self.watch.where(key, tensor) if found and not self.recomputing else None

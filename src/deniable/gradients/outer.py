@@ -18,6 +18,7 @@ from deniable.gradients.contributions import (
     Turned,
     accurate,
     formed,
+    lengths,
     scratch,
     units_at_once,
     zeroed_outside,
@@ -125,10 +126,10 @@ class Outer(Contribution):
         Gram matrices have it on their diagonals.
         """
         if self._sizes is None:
-            lengths: Tensor = torch.linalg.vector_norm(accurate(self.right), dim=2)
+            each: Tensor = torch.linalg.vector_norm(accurate(self.right), dim=2)
             if not isinstance(self.left, OneHot):
-                lengths = lengths * torch.linalg.vector_norm(accurate(self.left), dim=2)
-            self._sizes = lengths.sum(1).square()
+                each = each * torch.linalg.vector_norm(accurate(self.left), dim=2)
+            self._sizes = each.sum(1).square()
         return self._sizes
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
@@ -228,8 +229,21 @@ def _inner_products(a: Outer, b: Outer) -> Tensor:
 def _norms_and_sizes(outer: Outer) -> tuple[Tensor, Tensor]:
     """Squared norms, and what they would be if nothing cancelled, `(n,)` each."""
     left, right = _grams(outer, outer)
+    hidden = hidden_by(left, outer.right.shape[2], right.dtype)
+    if isinstance(outer.left, Tensor):
+        hidden += hidden_by(right, outer.left.shape[2], right.dtype)
     products = left.mul_(right)
-    return products.sum((1, 2)), products.diagonal(dim1=1, dim2=2).sqrt().sum(1).square_()
+    sizes = products.diagonal(dim1=1, dim2=2).sqrt().sum(1).square_()
+    return products.sum((1, 2)).add_(hidden), sizes
+
+
+def hidden_by(gram: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """The most of a squared norm that underflow can hide in the other Gram matrix, `(n,)`.
+
+    An inner product of `size` numbers may lose `size` products too small for the dtype.
+    """
+    lost = size * torch.finfo(dtype).tiny
+    return gram.diagonal(dim1=1, dim2=2).sqrt().sum(1).square_().mul_(lost)
 
 
 def _grams(a: Outer, b: Outer) -> tuple[Tensor, Tensor]:
@@ -246,9 +260,10 @@ def _products_of_rows(use: str, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _lengths(values: Tensor) -> Tensor:
-    """The norm of each unit's `(T, size)`."""
-    norms: Tensor = torch.linalg.vector_norm(accurate(values), dim=(1, 2))
-    return norms
+    """The norm of each unit's `(T, size)`, and what underflow can hide of it."""
+    values = accurate(values)
+    hidden = math.sqrt(values[0].numel() * torch.finfo(values.dtype).tiny) if len(values) else 0.0
+    return lengths(values.flatten(1)).add_(hidden)
 
 
 def _left_gram(a: Tensor | OneHot, b: Tensor | OneHot, dtype: torch.dtype) -> Tensor:

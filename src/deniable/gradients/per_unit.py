@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deniable.gradients.cancellation import squared_norms
-from deniable.gradients.contributions import Contribution
+from deniable.gradients.contributions import Contribution, wide
 
 
 @dataclass
@@ -34,8 +34,11 @@ class PerUnitGradients:
     _raw: dict[str, Tensor] | None = field(default=None, init=False, repr=False)
 
     def squared_norms(self) -> dict[str, Tensor]:
-        """The squared norm of each unit's gradient, shape `(units,)`, for each parameter used."""
-        return {name: raw * self.scale**2 for name, raw in self._raw_norms().items()}
+        """The squared norm of each unit's gradient, shape `(units,)`, for each parameter used.
+
+        In float64: the square of a norm that float32 holds may be none that it does.
+        """
+        return {name: wide(raw) * self.scale**2 for name, raw in self._raw_norms().items()}
 
     def norms(self) -> Tensor:
         """The norm of each unit's whole gradient, shape `(units,)`, on the first one's device."""

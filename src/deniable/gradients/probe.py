@@ -30,7 +30,7 @@ from torch.nn.utils.rnn import PackedSequence
 from deniable.errors import CaptureError
 from deniable.gradients.layout import WHOLE, Fold, Layout, Owners, candidates
 from deniable.gradients.trace import Trace
-from deniable.gradients.tree import mapped, tensors_in, tensors_within
+from deniable.gradients.tree import holders_within, mapped, put_back, tensors_in, tensors_within
 from deniable.gradients.whose import Lost, Tracking, version
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ OUTPUT: Key = ("output",)
 BUFFER, ATTRIBUTE = "buffer", "attribute"
 AGAIN = -1  # in place of a count: calls that checkpointing makes again cannot be told apart
 FEW = 11  # rows: enough to tell them apart, and rarely the size of anything else
+_OF_ALL_MODULES = frozenset(vars(nn.Module()))
+Named = tuple[str, Tensor]
 
 
 def describe(key: Key) -> str:
@@ -63,6 +65,7 @@ class ForwardCall:
         counted: how often each call was met in earlier forwards on the piece.
         constants: arguments that a forward on another number of rows has shown to hold no rows (a
             mask of `(T, T)`, where now `T` rows were drawn), and their versions.
+        given: the batch as it was yielded, rows first.
     """
 
     def __init__(
@@ -75,8 +78,9 @@ class ForwardCall:
         tracking: Tracking,
         counted: Mapping[Key, int],
         constants: Sequence[tuple[Tensor, int]] = (),
+        given: Sequence[Tensor] = (),
     ) -> None:
-        self.counted = counted
+        self.counted, self.given = counted, given
         self.model, self.args, self.kwargs, self.rows = model, args, kwargs, rows
         self.anchor, self.tracking = anchor, tracking
         self.random, self.probed = torch.get_rng_state(), False
@@ -94,10 +98,30 @@ class ForwardCall:
         others = [(leaf, version(leaf)) for leaf in leaves if id(leaf) not in self.inputs]
         self.constants = others if rows > 1 and self.inputs else [*constants]
 
+    def places(self, leaf: Tensor) -> list[Layout]:
+        """The dimensions of an argument that may hold one index a row, the likeliest first.
+
+        Where several do, and it is a tensor of the batch with its dimensions turned, that one.
+        """
+        found = plain(leaf, self.rows)
+        if len(found) < 2:
+            return found
+        return sorted(found, key=lambda each: not self._is_given(leaf.movedim(each.dim, 0)))
+
+    def _is_given(self, turned: Tensor) -> bool:
+        return any(
+            each.shape == turned.shape and torch.equal(each.to(turned), turned)
+            for each in self.given
+        )
+
     def carries_rows(self, tensor: Tensor) -> bool:
-        """Whether a tensor was computed from the batch's rows."""
+        """Whether a tensor was computed from the batch's rows.
+
+        A view that is taken of a weight under `no_grad` says that it requires a gradient, but it
+        hangs on no graph.
+        """
         return (
-            tensor.requires_grad
+            not tensor.is_leaf
             or id(tensor) in self.inputs
             or self.tracking.marked(tensor) is not None
         )
@@ -145,6 +169,7 @@ class Observation:
     reordered: bool = False
     random: Tensor = field(default_factory=lambda: torch.empty(0))
     nudge: tuple[Key, Tensor] | None = None
+    numbers: list[Tensor] = field(default_factory=list)
     trail: set[tuple[str, str]] = field(default_factory=set)
 
     def record(self, key: Key, tensors: list[Tensor], whose: dict[int, Owners]) -> None:
@@ -206,14 +231,14 @@ def probe(
     """
     leaves = tensors_in(forward.args, forward.kwargs)
     holding = [leaf for leaf in leaves if id(leaf) in forward.inputs]
-    if not forward.packed and not any(plain(leaf, forward.rows) for leaf in holding):
+    if not forward.packed and not any(map(forward.places, holding)):
         raise CaptureError(
             f"None of the model's arguments is a tensor with one dimension of {forward.rows}, the "
             "rows that were drawn. Give the model tensors (or lists, tuples and dictionaries of "
             "them) that hold one index a row."
         )
     few = forward.rows > FEW and not capture.together  # which might fail on this rank alone
-    if few and all(plain(leaf, forward.rows) for leaf in holding):
+    if few and all(map(forward.places, holding)):
         with suppress(RuntimeError, ValueError, IndexError):
             seen = Runs(capture, forward, FEW).seen()
             if trail <= seen.trail and all(key in seen.verdicts for key in wanted):
@@ -238,6 +263,7 @@ def _verdicts(runs: Runs) -> dict[Key, Verdict]:
             layout = _nudged_layout(runs, base, key, found)
             found[key] = Verdict(layout is None, (*[layout] * len(base.calls[key]),))
         if not any(found[key].constant for key in constants):
+            _refuse_mixed_numbers(runs, base)
             return {**found, **runs.verdicts}
         runs.verdicts |= {key: found[key] for key in constants if found[key].constant}
 
@@ -270,6 +296,36 @@ def _layouts(runs: Runs, base: Observation) -> dict[Key, tuple[Layout | None, ..
     }
 
 
+def _refuse_mixed_numbers(runs: Runs, base: Observation) -> None:
+    """A number that a model returns, such as its own loss, must be a sum of one for each row.
+
+    Then what two sets of rows change together is what each of them changes alone.
+
+    Raises:
+        CaptureError: it is not.
+    """
+    third = runs.rows // 3
+    if not base.numbers or not third:
+        return
+    rows = torch.arange(runs.rows)
+    first, second = rows < third, (rows >= third) & (rows < 2 * third)
+    by = rows[2 * third : 3 * third]
+    changed = [runs.observe(units, by=by) for units in (first, second, first | second)]
+    if any(not torch.equal(base.random, each.random) for each in changed):
+        return
+    for values in zip(base.numbers, *(each.numbers for each in changed), strict=False):
+        none, one, other, both = (float(each) for each in values)
+        size = max(abs(none), abs(one), abs(other), abs(both))
+        if abs(none - one - other + both) > 256 * torch.finfo(values[0].dtype).eps * size:
+            raise CaptureError(
+                "A number that the model returns (its own loss, perhaps) is no sum over the rows "
+                "of the batch: what one row adds to it depends on the others, as in a mean over "
+                "tokens of which rows have unequal numbers, a contrastive loss, or a penalty on "
+                "the balance of experts. Return what each row has, compute one loss a row, and "
+                "call private.backward(losses)."
+            )
+
+
 def _in_both(
     base: Observation, other: Observation
 ) -> Iterator[tuple[tuple[Key, int], Trace, Trace]]:
@@ -291,7 +347,7 @@ def _mixed(key: Key) -> CaptureError:
 
 def _left_behind(name: str) -> CaptureError:
     return CaptureError(
-        f"Buffer '{name}' holds values of the batch's rows after forward: without noise they would "
+        f"'{name}' holds values of the batch's rows after forward: without noise they would "
         "be part of the model, and meet the rows of later batches. Compute such statistics from "
         "public data beforehand, or leave them out."
     )
@@ -360,26 +416,30 @@ class Runs:
         return Seen(verdicts, self.trail, self.settled, carried)
 
     def observe(
-        self, replaced: Tensor | None = None, nudge: tuple[Key, Tensor] | None = None
+        self,
+        replaced: Tensor | None = None,
+        nudge: tuple[Key, Tensor] | None = None,
+        by: Tensor | None = None,
     ) -> Observation:
         """Run the model's forward once more, leaving everything else as it was.
 
         Args:
             replaced: the mask of rows to replace by others; None: none are.
             nudge: a constant call and the mask of the indices of its output to move.
+            by: the rows that replace them, in turns; all others if not given.
 
         Raises:
             CaptureError: the model cannot be run on such a batch.
         """
         try:
-            return self._run(self._arguments(replaced), nudge)
+            return self._run(self._arguments(replaced, by), nudge)
         except CaptureError:
             raise
         except (RuntimeError, ValueError, IndexError):
             if self.capture.together:
                 raise  # other ranks wait in the middle of it
             # Lengths of sorted sequences, say: one number a row may be bound to the others.
-            return self._run(self._arguments(replaced, spare_numbers=True), nudge)
+            return self._run(self._arguments(replaced, by, spare_numbers=True), nudge)
 
     def repeat(self, base: Observation, other: Observation) -> bool:
         """Whether runs drew the same random numbers, and one on the same batch differs in nothing.
@@ -406,19 +466,22 @@ class Runs:
             forward.constants,
         )  # fmt: skip
         watched = self.capture.observing(call, seen, self.verdicts)
-        with undisturbed(forward, self.exact), watched, _unsaved():
-            before = _attributes(forward.model)
-            together = self.capture.together
-            run = together.run if together else forward.model.forward
-            result = run(*args, **kwargs)
+        together = self.capture.together
+        weights = () if together else forward.model.named_parameters()
+        with undisturbed(forward, self.exact, weights) as kept:
+            before = _held(forward.model)
+            run = together.run if together else forward.model
+            with watched, _unsaved():
+                result = run(*args, **kwargs)
             seen.random = torch.get_rng_state()
             left = {
-                key: tensors_in(value)
-                for key, value in _attributes(forward.model).items()
-                if value is not before.get(key)
+                key: [each for each, _ in held]
+                for key, held in _held(forward.model).items()
+                if not _same(held, before.get(key, []))
             }
-            for name, buffer in forward.model.named_buffers():
-                seen.calls[BUFFER, name] = [Trace.of(buffer, 1, None, self.exact)]
+            written = [each for each, value in kept if not torch.equal(each[1], value)]
+            for name, value in (*forward.model.named_buffers(), *written):
+                seen.calls[BUFFER, name] = [Trace.of(value.detach(), 1, None, self.exact)]
         for key, tensors in left.items():
             seen.calls[ATTRIBUTE, *key] = [Trace.of(each, 1, None, self.exact) for each in tensors]
         self.trail |= seen.trail
@@ -426,25 +489,30 @@ class Runs:
         seen.calls[OUTPUT] = []
         for leaf in (*tensors_within(result), *tensors_in(left)):
             whose = call.tracking.noted(leaf)
-            if leaf.requires_grad and leaf.ndim and not isinstance(whose, Lost):
+            if leaf.requires_grad and leaf.numel() == 1 and self.rows > 1:
+                seen.numbers.append(leaf.detach().reshape(()))
+            elif leaf.ndim and not isinstance(whose, Lost):
                 known = whose if isinstance(whose, Owners) else None
                 trace = Trace.of(leaf, self.rows, known, self.exact)
-                if trace.sums[0][0] is not WHOLE:
+                if leaf.requires_grad or trace.sums[0][0] is not WHOLE:
                     seen.calls[OUTPUT].append(trace)
         return seen
 
-    def _arguments(self, units: Tensor | None, spare_numbers: bool = False) -> tuple[Any, Any]:
+    def _arguments(
+        self, units: Tensor | None, by: Tensor | None, spare_numbers: bool = False
+    ) -> tuple[Any, Any]:
         """Copies of the arguments, some rows replaced by others.
 
         Args:
             units: the mask of the rows to replace; None for none.
+            by: the rows that replace them, in turns; None: all others.
             spare_numbers: leave integers alone of which a row has only one.
         """
         source = torch.arange(self.rows)
         kept = source.clone()
         if units is not None:
-            others = kept[~units]
-            source[units] = others[torch.arange(self.rows - len(others)) % len(others)]
+            others = kept[~units] if by is None else by
+            source[units] = others[torch.arange(int(units.sum())) % len(others)]
 
         def replace(leaf: Tensor | PackedSequence) -> Any:
             if isinstance(leaf, PackedSequence):
@@ -453,7 +521,7 @@ class Runs:
                 return _replaced_steps(leaf, units)
             rows = leaf.detach()
             holds = id(leaf) in self.forward.inputs
-            places = plain(leaf, self.forward.rows) if holds else []
+            places = self.forward.places(leaf) if holds else []
             spared = spare_numbers and leaf.ndim == 1 and not leaf.is_floating_point()
             if places:
                 index = (kept if spared else source).to(leaf.device)
@@ -472,10 +540,24 @@ def _unsaved() -> AbstractContextManager[object]:
 
 
 @contextmanager
-def undisturbed(forward: ForwardCall, dropout: bool) -> Iterator[None]:
-    """Buffers, attributes and random numbers are afterwards what they were."""
+def undisturbed(
+    forward: ForwardCall, dropout: bool, weights: Iterable[Named] = ()
+) -> Iterator[list[tuple[Named, Tensor]]]:
+    """Buffers, attributes, random numbers and these weights are afterwards what they were.
+
+    Yields:
+        The weights, by name, and what they were.
+    """
     modules = [(each, dict(vars(each)), dict(each._buffers)) for each in forward.model.modules()]
+    holders = [
+        found
+        for _, attributes, _ in modules
+        for name, value in attributes.items()
+        if name not in _OF_ALL_MODULES
+        for found in holders_within(value)
+    ]
     values = [(each, version(each), each.detach().clone()) for each in forward.model.buffers()]
+    kept = [((name, weight), weight.detach().clone()) for name, weight in weights]
     devices = {each.device for each in forward.model.parameters() if each.is_cuda}
     try:
         with torch.random.fork_rng([*devices]):
@@ -483,8 +565,9 @@ def undisturbed(forward: ForwardCall, dropout: bool) -> Iterator[None]:
             torch.set_rng_state(forward.random)
             if not dropout:
                 leave_out_dropout(forward.model)
-            yield
+            yield kept
     finally:
+        put_back(holders)
         for module, attributes, buffers in modules:
             for name in [name for name in vars(module) if name not in attributes]:
                 del vars(module)[name]
@@ -492,6 +575,9 @@ def undisturbed(forward: ForwardCall, dropout: bool) -> Iterator[None]:
             module._buffers.clear()
             module._buffers.update(buffers)
         with torch.no_grad():
+            for (_, weight), value in kept:
+                if not torch.equal(weight, value):
+                    weight.data.copy_(value)
             for buffer, seen, value in values:
                 if version(buffer) != seen:
                     buffer.copy_(value)
@@ -499,14 +585,22 @@ def undisturbed(forward: ForwardCall, dropout: bool) -> Iterator[None]:
                     buffer.data.copy_(value)
 
 
-def _attributes(model: nn.Module) -> dict[tuple[int, str], Any]:
-    """What the modules hold besides parameters, buffers and layers."""
+def _held(model: nn.Module) -> dict[tuple[int, str], list[tuple[Tensor, int]]]:
+    """The tensors that modules hold besides parameters, buffers and layers, and their versions."""
     return {
-        (k, name): value
+        (k, name): [(each, version(each)) for each in tensors_within(value)]
         for k, module in enumerate(model.modules())
         for name, value in vars(module).items()
-        if not name.startswith("_")
+        if name not in _OF_ALL_MODULES
     }
+
+
+def _same(some: list[tuple[Tensor, int]], others: list[tuple[Tensor, int]]) -> bool:
+    """Whether they are the very same tensors, and nobody has written to them."""
+    return len(some) == len(others) and all(
+        each is other and seen == before
+        for (each, seen), (other, before) in zip(some, others, strict=True)
+    )
 
 
 def leave_out_dropout(model: nn.Module) -> None:

@@ -8,6 +8,7 @@ through `fallback.py`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,20 @@ def explains(*functions: Callable[..., Any]) -> Callable[[Rule], Rule]:
     return register
 
 
+def on_data(rule: Rule) -> Rule:
+    """A layer's rule, for data as its input; a parameter there is differentiated as it stands."""
+
+    @functools.wraps(rule)
+    def guarded(use: Use, grad: Tensor, input: Any, *args: Any, **kwargs: Any) -> Pairs:
+        if use.is_bound(input):
+            return use.by_vmap(grad)
+        return rule(use, grad, input, *args, **kwargs)
+
+    return guarded
+
+
 @explains(F.linear)
+@on_data
 def linear(use: Use, grad: Tensor, input: Tensor, weight: Tensor, bias: Any = None) -> Pairs:
     """`y = x W^T + b`: one outer product per position."""
     x, g = use.aligned(input, grad)
@@ -165,8 +179,9 @@ def embedding(
             "an embedding with max_norm or scale_grad_by_freq lets the units of a batch change "
             "each other's gradients. Build it without these options"
         )
-    indices = use.positions(input, features=0)
-    g = use.positions(grad, like=input, features=1)
+    layout = use.layout(input)
+    indices = layout.split(input, use.n).reshape(use.n, -1)
+    g = layout.split(grad, use.n).reshape(use.n, -1, grad.shape[-1])
     if padding_idx is not None:
         padding = padding_idx % weight.shape[0]
         g = torch.where((indices == padding)[:, :, None], g.new_zeros(()), g)
@@ -174,6 +189,7 @@ def embedding(
 
 
 @explains(F.conv1d, F.conv2d, F.conv3d)
+@on_data
 def convolution(
     use: Use,
     grad: Tensor,
@@ -193,6 +209,7 @@ def convolution(
 
 
 @explains(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+@on_data
 def transposed_convolution(
     use: Use,
     grad: Tensor,
@@ -224,6 +241,7 @@ def _images(use: Use, tensor: Tensor, weight: Tensor, like: Tensor | None = None
 
 
 @explains(F.layer_norm)
+@on_data
 def layer_norm(
     use: Use,
     grad: Tensor,
@@ -246,6 +264,7 @@ def layer_norm(
 
 
 @explains(F.rms_norm)
+@on_data
 def rms_norm(
     use: Use,
     grad: Tensor,
@@ -264,6 +283,7 @@ def rms_norm(
 
 
 @explains(F.instance_norm)
+@on_data
 def instance_norm(
     use: Use,
     grad: Tensor,
@@ -286,6 +306,7 @@ def instance_norm(
 
 
 @explains(F.group_norm)
+@on_data
 def group_norm(
     use: Use,
     grad: Tensor,

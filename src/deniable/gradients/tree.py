@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 
@@ -23,11 +24,49 @@ def tensors_in(*values: Any) -> list[Tensor]:
     return found
 
 
-def tensors_within(value: Any) -> list[Tensor]:
-    """The same, those in the attributes of a plain object (a data class, say) included."""
-    if isinstance(value, (Tensor, list, tuple, dict)) or not hasattr(value, "__dict__"):
-        return tensors_in(value)
-    return tensors_in(vars(value))
+def tensors_within(value: Any, depth: int = 5) -> list[Tensor]:
+    """The same, those in the attributes of objects included, as deep as `depth`."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [found for each in _parts(value, depth) for found in tensors_within(each, depth - 1)]
+
+
+def holders_within(value: Any, depth: int = 5) -> list[tuple[Any, Any]]:
+    """Every list, dictionary and object's attributes within a value, and a copy of what it holds.
+
+    What has been put there since is taken out again by `put_back`.
+    """
+    holder = value if isinstance(value, (list, dict)) else getattr(value, "__dict__", None)
+    inner = [each for part in _parts(value, depth) for each in holders_within(part, depth - 1)]
+    known = isinstance(holder, (list, dict)) and not isinstance(value, _CLOSED)
+    return [(holder, copy.copy(holder)), *inner] if known and depth else inner
+
+
+def put_back(holders: Iterable[tuple[Any, Any]]) -> None:
+    """Let each hold what it held."""
+    for holder, before in holders:
+        if isinstance(holder, list):
+            holder[:] = before
+        else:
+            holder.clear()
+            holder.update(before)
+
+
+_PLAIN = (str, bytes, int, float, complex, type(None))
+_CLOSED = (Tensor, type, nn.Module, *_PLAIN)
+
+
+def _parts(value: Any, depth: int) -> Iterable[Any]:
+    """What a container or a plain object holds."""
+    if not depth or isinstance(value, _CLOSED):
+        return ()
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, (list, tuple, set)):
+        return () if any(isinstance(each, _PLAIN) for each in islice(value, 1)) else value
+    slots = [name for each in type(value).__mro__ for name in getattr(each, "__slots__", ())]
+    parts = [getattr(value, name) for name in slots if hasattr(value, name)]
+    return parts if callable(value) else [*parts, *getattr(value, "__dict__", {}).values()]
 
 
 def mapped(function: Callable[[Any], Any], value: Any) -> Any:

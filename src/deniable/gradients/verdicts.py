@@ -40,6 +40,11 @@ class Verdicts:
         self._forwards, self._due = 0, 1
 
     @property
+    def are_none(self) -> bool:
+        """Whether no forward was over yet."""
+        return not self._forwards
+
+    @property
     def any_settled(self) -> bool:
         """Whether any forward was run again until its calls were settled."""
         return bool(self._trails)
@@ -100,7 +105,7 @@ class Verdicts:
             self._trails |= trail | seen.trail
 
     def are_due(self, forward: ForwardCall, calls: Iterable[Key], trail: Trail) -> bool:
-        """Whether to run a forward that is over again: a new kind, or number 1, 4, 16, ... of all."""
+        """Whether to run a forward again that is over: of a new kind, or the 1st, 4th, 16th, ..."""
         if forward.rows <= 1:
             return False
         self._forwards += 1

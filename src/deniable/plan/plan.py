@@ -220,21 +220,30 @@ class Plan:
         """What the whole plan releases."""
         return self.part(0, self.steps)
 
-    def part(self, start: int, stop: int) -> Event:
-        """What the steps from `start` on and before `stop` release, counted from 0."""
-        return self._terms.part(self.phases, start, stop)
+    def part(self, start: int, stop: int, begun: int = 0) -> Event:
+        """What the steps from `start` on and before `stop` release, counted from 0.
+
+        Args:
+            start: the first of them.
+            stop: the one that follows them.
+            begun: a step up to `start` at which drawing began anew, and with it an epoch.
+        """
+        return self._terms.part(self.phases, start, stop, begun)
 
     def event_with(self, noise_multiplier: float, steps: int) -> Event:
         """What the whole plan would release with other noise and so many steps."""
         return self._terms.event(self.batch_size, steps, noise_multiplier)
 
-    def steps_within(self, epsilon: float, start: int = 0, released: Event | None = None) -> int:
+    def steps_within(
+        self, epsilon: float, start: int = 0, released: Event | None = None, begun: int = 0
+    ) -> int:
         """The step before which the plan must end for everything to cost `epsilon` at most.
 
         Args:
             epsilon: what may be spent.
             start: the step that is next.
             released: what was released before it; the plan's own steps if not given.
+            begun: as in `part`.
 
         Raises:
             PlanError: epsilon is not above 0.
@@ -248,17 +257,18 @@ class Plan:
         before = self.part(0, start) if released is None else released
 
         def after(steps: int) -> ComposedEvent:
-            return ComposedEvent((before, self.part(start, start + steps)))
+            return ComposedEvent((before, self.part(start, start + steps, begun)))
 
         left = self.steps - start
         if epsilon >= self.epsilon and tally(after(left)) == tally(self.event):
             return self.steps
         try:
-            return start + most_for(
-                after, epsilon, self.delta, self.accountant, limit=left, tolerance=0.0
-            )
+            found = most_for(after, epsilon, self.delta, self.accountant, limit=left, tolerance=0.0)
         except AccountingError as problem:
             raise PlanError(f"This budget cannot be kept: {problem}") from problem
+        while found and found < left and tally(after(found + 1)) == tally(after(found)):
+            found += 1  # to the end of an epoch that has its price at its first step
+        return start + found
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values; an infinite epsilon is written as None."""

@@ -51,16 +51,17 @@ class Terms:
         """What all steps release."""
         return self.part(self.phases(batch_size, steps, noise_multiplier), 0, steps)
 
-    def part(self, phases: Sequence[Phase], start: int, stop: int) -> Event:
+    def part(self, phases: Sequence[Phase], start: int, stop: int, begun: int = 0) -> Event:
         """What the steps from `start` on and before `stop` release, counted from 0.
 
-        Each phase draws anew: an epoch of shuffled batches does not reach from one into the next.
+        Each phase draws anew: an epoch of shuffled batches does not reach from one into the next,
+        nor across the step `begun`, at which drawing began anew.
         """
         parts = [
             self.sampler(each.batch_size).part(
                 GaussianEvent(each.noise_multiplier, self.neighbouring),
-                max(start, each.start) - each.start,
-                min(stop, each.stop) - each.start,
+                max(start, each.start) - max(begun, each.start),
+                min(stop, each.stop) - max(begun, each.start),
             )
             for each in phases
             if max(start, each.start) < min(stop, each.stop)
