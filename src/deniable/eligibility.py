@@ -19,6 +19,11 @@ def bound_parameters(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Par
     Raises:
         AttachError: what stands in the way, and the mend.
     """
+    if any(_is_ours(hook) for hook in optimizer._optimizer_step_pre_hooks.values()):
+        raise AttachError(
+            "This optimizer is attached already: both sessions would wait for each step. Call "
+            "private.detach() on the earlier one first."
+        )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise AttachError(
             "LBFGS evaluates the loss several times a step, each of which would be a release. "

@@ -30,6 +30,14 @@ from typing import Any, BinaryIO
 
 from deniable.errors import SettingsError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_HELD: dict[Path, int] = {}
+"""The folders that this process trains in, and the handles that say so."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -101,8 +109,11 @@ class RunFolder:
             overwrite: a run that lives there is removed first, and nothing else in the folder.
 
         Raises:
-            SettingsError: a run lives there already, or the path cannot be a folder.
+            SettingsError: a run lives there already, another process trains there, or the path
+                cannot be a folder.
         """
+        if self.path.is_dir():
+            self.hold()
         if overwrite:
             self.clear()
         if self.run_json.exists():
@@ -117,6 +128,36 @@ class RunFolder:
             raise SettingsError(
                 f"A run folder cannot be made at {self.path}: {problem}. Give another with --out."
             ) from problem
+        self.hold()
+
+    def hold(self) -> None:
+        """Keep every other process from training here, as long as this one lives or `let_go`.
+
+        Raises:
+            SettingsError: another process does.
+        """
+        path = self.path.resolve()
+        if fcntl is None or path in _HELD:
+            return
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise SettingsError(
+                f"Another process is training in {self.path}. Wait until it has ended, or stop it; "
+                "or give another folder with --out."
+            ) from None
+        except OSError:  # a file system without locks
+            os.close(handle)
+            return
+        _HELD[path] = handle
+
+    def let_go(self) -> None:
+        """Let others train here."""
+        handle = _HELD.pop(self.path.resolve(), None)
+        if handle is not None:
+            os.close(handle)
 
     def clear(self) -> None:
         """Delete what a run wrote here, and nothing else.
@@ -135,6 +176,7 @@ class RunFolder:
 
     def remove_empty(self) -> None:
         """Take the folder away again if nothing was written to it."""
+        self.let_go()
         with suppress(OSError):
             self.path.rmdir()
 

@@ -272,6 +272,7 @@ class PrivateSession:
             PlanError: the data set does not hold `plan.examples` examples.
             StepError: a drawn batch was passed over without `optimizer.step()`.
         """
+        self._refuse_detached()
         drawn = self._source.drawn(data, rows, steps)
         yield from self._follow(batches(data, drawn, workers))
 
@@ -312,6 +313,7 @@ class PrivateSession:
             PlanError: the data set does not hold `plan.examples` examples, or the plan leaves the
                 drawing to your own loader.
         """
+        self._refuse_detached()
         return self._source.drawn(data, rows, self.plan.steps_per_epoch if steps is None else steps)
 
     def watch(self, loader: Any) -> Watched:
@@ -327,6 +329,7 @@ class PrivateSession:
         Raises:
             PlanError: the loader draws otherwise than the plan says.
         """
+        self._refuse_detached()
         self._source.check(loader)
         return Watched(loader, lambda each: self._follow(self._source.arriving(each)))
 
@@ -472,6 +475,8 @@ class PrivateSession:
 
     def detach(self) -> None:
         """Give model and optimizer back as they were; unreleased reservations are settled."""
+        if self._detached:
+            return
         self._hook.remove()
         self._loss_scale.remove()
         self._capture.remove()
@@ -485,15 +490,19 @@ class PrivateSession:
 
     def _follow(self, pieces: Iterator[tuple[Piece, Any]]) -> Iterator[Any]:
         """Hands out batches, each when the one before has been stepped on."""
+        self._refuse_detached()
+        self._refuse_half_released()
         self._open.forget()
         self._pass += 1
         mine = self._pass
         try:
             for piece, batch in pieces:
+                self._refuse_detached()
                 if mine != self._pass:
+                    self._refuse_half_released()
                     raise StepError(
-                        "Another pass through the data began before this one was over. Finish or "
-                        "leave one loop before the next."
+                        "This pass through the data is over: another began, or a step was refused. "
+                        "Leave the loop, and begin it again: the batch that was due comes first."
                     )
                 self._open.begin(piece, batch)
                 yield batch
@@ -502,6 +511,21 @@ class PrivateSession:
         finally:
             if mine == self._pass:
                 self._open.forget()
+
+    def _refuse_detached(self) -> None:
+        if self._detached:
+            raise StepError(
+                "This session is detached: nothing is bounded, noised or recorded any more. Attach "
+                "the model again, with run_id and ledger if the run is to go on."
+            )
+
+    def _refuse_half_released(self) -> None:
+        if self._releasing:
+            raise StepError(
+                "An exception interrupted a release: the ledger counts it, and its noise may not "
+                "meet another batch. Go on from a saved state (load_state_dict), or with fresh "
+                "noise (go_on)."
+            )
 
     # -- steps ahead and behind ----------------------------------------------------------------
 
@@ -545,7 +569,13 @@ class PrivateSession:
         self._unchanged.check()
         self._finish()
         if piece.last:
-            self._release(piece)
+            try:
+                self._release(piece)
+            except BaseException:
+                # Its sum must meet no other batch, nor its noise: the loop begins with it again.
+                self._open.forget()
+                self._pass += 1
+                raise
         else:
             for parameter in self._parameters.values():
                 parameter.grad = None
@@ -561,12 +591,8 @@ class PrivateSession:
                 f"would exceed the run's epsilon of {self.budget:.6g}. The model is that of the "
                 "last step: keep it, or make a plan with more steps or a larger budget."
             )
+        self._ranks.first(lambda: self._run.release(piece.event, self._alike()))
         self._releasing = True
-        try:
-            self._ranks.first(lambda: self._run.release(piece.event, self._alike()))
-        except BudgetError:
-            self._releasing = False  # nothing of it was recorded
-            raise
         denominator = self._denominator(piece.batch_size)
         noisy = self._add_noise(piece, self._to_release())
         aside = {name: noisy[name] for name in noisy.keys() - self._parameters.keys()}
@@ -645,6 +671,7 @@ class PrivateSession:
             CheckpointError: the state is of another run or plan, or the ledger counts steps after
                 it and `replay` does not promise to repeat them.
         """
+        self._refuse_detached()
         self._check_state(state)
         stated = self._run.position
         if stated > state["steps"] and self.plan.sampling == OwnLoader.name:
@@ -665,6 +692,7 @@ class PrivateSession:
             for event in [each for each, times in known for _ in range(times)][stated:]:
                 self._run.release(event)
         self._open.forget()
+        self._releasing = False
         self._run.resume_at(state["steps"])
         self._ends_at = None
         self._capture.chooser.restore(state["strategies"])
@@ -691,6 +719,7 @@ class PrivateSession:
             CheckpointError: the state is of another run or plan, or of more steps than the ledger
                 counts.
         """
+        self._refuse_detached()
         if state is not None:
             self._check_state(state)
             if state["steps"] > self._run.position:
@@ -703,6 +732,7 @@ class PrivateSession:
             self._source.data = state["data"]
             self.seeded = self.seeded or state["seeded"]
         self._open.forget()
+        self._releasing = False
         self.steps = self._begun = self._run.position
         self._ends_at = None
         streams = Streams(derived_seed(self._seed, "opening", self._run.opening))

@@ -156,6 +156,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise SettingsError(f"The learning rate must be positive and finite, got {self.lr!r}.")
+        if self.seed is not None and self.seed < 0:
+            raise SettingsError(f"seed must be at least 0, got {self.seed!r}.")
         if not 0 <= self.momentum < 1:
             raise SettingsError(f"momentum must lie in [0, 1), got {self.momentum!r}.")
         if not (math.isfinite(self.clip) and self.clip >= 1e-10):

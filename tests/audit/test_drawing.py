@@ -29,6 +29,7 @@ def plan(**changes: Any) -> Plan:
         {"sampling": "fixed-size"},
         {"sampling": "shuffled"},
         {"sampling": "truncated-poisson", "max_batch_size": 80},
+        {"sampling": "truncated-poisson", "max_batch_size": 30},
         {"batch_size": 300},
     ],
     ids=str,

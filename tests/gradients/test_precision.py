@@ -10,7 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import deniable
+from deniable.bounds import Clip
 from deniable.errors import StepError
+from deniable.gradients.contributions import Dense
+from deniable.gradients.outer import Outer
+from deniable.gradients.per_unit import PerUnitGradients
 from oracles.gradients import clipped_sum, relative_error
 from oracles.release import everyone, released_sum
 
@@ -110,3 +114,24 @@ def test_shortened_float32_products_shorten_no_norm(precision: str) -> None:
         torch.set_float32_matmul_precision("highest")
     whole = torch.cat([each.flatten().double() for each in found.values()]).norm()
     assert abs(whole / NORM - 1) < 1e-5
+
+
+@pytest.mark.parametrize("positions", [1, 3])
+def test_inputs_too_small_to_square_hide_no_gradient(positions: int) -> None:
+    """2e-23 squared is nothing in float32; times 1.5e19 it is a gradient beyond the bound."""
+    left = torch.full((1, positions, 1), 1.5e19 / positions)
+    right = torch.full((1, positions, 10_000), 2e-23)
+    outer = Outer(left, right, torch.Size((1, 10_000)))
+    gradients = PerUnitGradients(1, {"w": torch.zeros(1, 10_000)}, {"w": outer}, scale=256.0)
+    sums, _ = Clip(1.0)(gradients)
+    assert float(sums.sums["w"].double().norm()) <= 1.00001
+
+
+def test_long_gradients_are_no_longer_than_they_are_taken_for() -> None:
+    """Squares that are added up one after another in float32 would lose a hundredth here."""
+    values = torch.full((1, 10_000_000), 0.625)
+    gradients = PerUnitGradients(1, {"w": values[0]}, {"w": Dense(values)})
+    sums, _ = Clip(1.0)(gradients)
+    assert float(sums.sums["w"].double().norm()) <= 1.00001
+    # The negative control: one sum over all of it.
+    assert float(torch.linalg.vector_norm(values, dim=1) / values.double().norm()) < 0.999

@@ -24,7 +24,7 @@ from deniable.ledger import Ledger
 from deniable.models import MODELS, OPTIMIZERS
 from deniable.runfolder import RunFolder
 from deniable.settings import Settings
-from deniable.training import Moment, begin, fit, resume
+from deniable.training import Moment, begin, fit, resume, start
 
 Make = Callable[..., Settings]
 Read = Callable[[Path], tuple[bytes, list[Any], dict[str, Any]]]
@@ -163,21 +163,47 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
         resume(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["torch", "deniable", "device"])
+@pytest.mark.parametrize("name", ["torch", "numpy", "deniable", "device", "model_code"])
 def test_a_killed_run_goes_on_only_where_the_arithmetic_is_the_same(
-    name: str, tmp_path: Path, settings: Make
+    name: str, tmp_path: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another rounding under the same noise would show the difference. Pitfall: privacy 11."""
     crashed(settings(), tmp_path, step=5)
+    elsewhere(monkeypatch, name)
+    with pytest.raises(CheckpointError, match=f"killed under {name} .*, here is 1.0"):
+        resume(tmp_path)
+
+
+def elsewhere(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    here = start.environment
+    monkeypatch.setattr(start, "environment", lambda *given: here(*given) | {name: "1.0"})
+
+
+def test_a_run_that_was_stopped_goes_on_anywhere_and_is_then_at_home_there(
+    tmp_path: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is repeated after a clean stop; what is killed later is killed under the new."""
+    run = begin(settings(), tmp_path)
+    run.save()
+    run.interrupt()
+    with monkeypatch.context() as patch:
+        elsewhere(patch, "torch")
+        with pytest.raises(CrashError):
+            fit(resume(tmp_path), crash_at(5))
+    with pytest.raises(CheckpointError, match=r"killed under torch 1\.0"):
+        resume(tmp_path)
+    elsewhere(monkeypatch, "torch")
+    assert fit(resume(tmp_path))
+
+
+def test_a_killed_run_goes_on_with_its_own_settings_alone(tmp_path: Path, settings: Make) -> None:
+    crashed(settings(), tmp_path, step=5)
     folder = RunFolder(tmp_path)
     record = folder.read()
-    record["environment"][name] = "1.0"
+    record["settings"]["lr"] *= 2
     folder.write(record)
-    with pytest.raises(CheckpointError, match=f"killed under {name} 1.0"):
+    with pytest.raises(CheckpointError, match="the setting lr"):
         resume(tmp_path)
-    record["status"] = "interrupted"  # nothing is repeated after a clean stop
-    folder.write(record)
-    assert fit(resume(tmp_path))
 
 
 def test_sums_keep_their_order_whatever_the_threads(tmp_path: Path, settings: Make) -> None:

@@ -6,6 +6,7 @@ torch when it is itself imported, so that most of them answer without loading it
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -53,8 +54,8 @@ app.command("reproduce")(reproduce_command)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit; `arguments` default to those of the process.
 
-    An error that deniable raises on purpose is a message on standard error and exit status 2;
-    anything else is a bug and keeps its traceback.
+    An error that deniable raises on purpose, or a file that cannot be read or written, is a message
+    on standard error and exit status 2; anything else is a bug and keeps its traceback.
 
     Raises:
         SystemExit: always, with the exit status.
@@ -63,6 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=arguments)
     except DeniableError as problem:
         print(f"deniable: {problem}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as problem:
+        if problem.filename is None and problem.errno != errno.ENOSPC:
+            raise
+        print(
+            f"deniable: {problem.strerror}: {problem.filename or 'the disk'}. Files that were "
+            "written before are whole; give another place, or make room, and run it again (a "
+            "training goes on by `deniable train --resume`).",
+            file=sys.stderr,
+        )
         raise SystemExit(2) from None
 
 

@@ -177,8 +177,8 @@ def train_command(
 ) -> None:
     """Train privately on a known data set, and write model, ledger and report to a run folder."""
     # Torch takes seconds to import: help and mistakes in the options must not wait for it.
-    place = os.environ.get("RANK")
-    if place is not None and int(place) > 0:
+    place = _place()
+    if place is not None and place[0] > 0:
         _work(resume or out, data_dir)
         return
     if resume is not None:
@@ -186,7 +186,7 @@ def train_command(
         _go_on(resume, as_json)
         return
     if place is not None:
-        workers = int(os.environ["WORLD_SIZE"]) - 1
+        workers = place[1] - 1
     settings = Settings.choose(
         data,
         privacy=not no_privacy,
@@ -290,6 +290,25 @@ def _launch(path: Path, workers: int, as_json: bool) -> NoReturn:
 
     arguments = ["train", "--resume", str(path), *(["--json"] if as_json else [])]
     raise typer.Exit(launch(own_command(arguments), workers))
+
+
+def _place() -> tuple[int, int] | None:
+    """The rank and the number of processes, where torchrun started this one; else None.
+
+    Raises:
+        SettingsError: what should say so says something else.
+    """
+    found = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE")]
+    if found == [None, None]:
+        return None
+    try:
+        rank, size = (int(each or "") for each in found)
+    except ValueError:
+        raise SettingsError(
+            f"RANK and WORLD_SIZE must be whole numbers, as torchrun sets them, got {found[0]!r} "
+            f"and {found[1]!r}. Unset both to train with one process."
+        ) from None
+    return rank, size
 
 
 def _work(folder: Path | None, data_dir: Path | None) -> None:

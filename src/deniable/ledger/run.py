@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -38,7 +39,10 @@ class RunLedger:
         unit: str,
         block: int,
     ) -> None:
+        if block < 1:
+            raise ValueError(f"A block must be of at least 1 step, got {block!r}.")
         self.run_id = run_id
+        self._process = os.getpid()
         self._store = store
         self._planned = planned
         self._block = block
@@ -119,6 +123,12 @@ class RunLedger:
             BudgetError: as in `release`.
             LedgerError: as in `release`.
         """
+        if os.getpid() != self._process:
+            raise LedgerError(
+                f"Run {self.run_id!r} was opened by another process, from which this one was "
+                "forked: both would release with the same noise, and count it once. Attach in the "
+                "process that trains."
+            )
         if self.position >= self._free_until or (
             event is not self._current and event != self._current
         ):
@@ -166,7 +176,7 @@ class RunLedger:
         """Reserves the next block, or as much of it as the budget admits."""
         contents.check_open()
         self._give_back(statement)
-        start, length = self.position, min(self._block, alike or self._block)
+        start, length = self.position, max(1, min(self._block, alike or self._block))
         if self._planned is not None and start < self._planned:
             length = min(length, self._planned - start)
         budget, totals = contents.budget, contents.totals()

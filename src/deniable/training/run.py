@@ -122,6 +122,8 @@ class Run:
                 "history": self.record["history"],
                 "tally": asdict(self.tally),
                 "seconds": self.seconds,
+                "environment": self.record["environment"],
+                "settings": self.settings.to_json(),
             },
         )
         self.folder.write(self.record)
@@ -141,6 +143,7 @@ class Run:
         self.record["status"] = "interrupted"
         self.save()
         self.private.detach()
+        self.folder.let_go()
 
     def finish(self) -> None:
         """Write model, claim and results, then remove the checkpoint with its secrets."""
@@ -149,9 +152,10 @@ class Run:
             name: value.detach().cpu().clone().contiguous()
             for name, value in self.model.state_dict().items()
         }
+        claim = self.claim()  # which refuses where its ledger is another run's by now
         with replaced(self.folder.model) as file:
             file.write(safetensors.torch.save(weights))
-        write_json(self.folder.claim, self.claim().to_json())
+        write_json(self.folder.claim, claim.to_json())
         if self.private.canaries is not None:
             with replaced(self.folder.canaries) as file:
                 file.write(safetensors.torch.save(_tensors(self.private.canaries.state())))
@@ -163,6 +167,7 @@ class Run:
         self.record["status"] = "complete"
         self.folder.write(self.record)
         self.folder.remove_checkpoint()
+        self.folder.let_go()
 
     @contextmanager
     def own_randomness(self) -> Iterator[None]:

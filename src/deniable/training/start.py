@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import platform
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -92,7 +95,7 @@ def begin(
         "run_id": uuid.uuid4().hex,
         "ledger": None if ledger is None else str(ledger.resolve()),
         "settings": settings.to_json(),
-        "environment": _environment(device),
+        "environment": environment(model, device),
         "data": {"name": data.name, "fingerprint": data.fingerprint, "examples": examples},
         "canaries": None
         if canaries is None
@@ -137,11 +140,12 @@ def resume(path: Path, progress: Progress | None = None, session: MakeSession = 
     """
     folder = RunFolder(path)
     record = folder.read()
+    folder.hold()
     if record.get("status") == "complete":
         raise CheckpointError(f"The run in {path} is complete: there is nothing left to resume.")
     settings = Settings.from_json(record["settings"])
     device = device_for(settings)
-    _check_environment(record, device)
+    torch.set_num_threads(record["environment"]["threads"])  # sums are ordered by threads
     data = load_same_data(settings, record, progress)
     plan = Plan.from_json(record["plan"])
     ledger = folder.ledger_of(record)
@@ -152,13 +156,18 @@ def resume(path: Path, progress: Progress | None = None, session: MakeSession = 
             f"{folder.run_json}."
         )
     saved = checkpoint.load(folder.checkpoint) if checkpoint.exists(folder.checkpoint) else None
-    if saved is None and _stated(ledger, record["run_id"]):
+    stated = _stated(ledger, record["run_id"])
+    if saved is None and stated:
         raise CheckpointError(
             f"The checkpoint of {path} is gone, and its ledger states releases. Start a new run in "
             "another folder; what this one released stays spent."
         )
     model, optimizer = model_and_optimizer(settings, data, device)
     canaries = _canaries(settings, model)
+    here = environment(model, device)
+    if saved is not None and stated > saved["private"]["steps"]:
+        _check_same(saved, record, settings, here)
+    record["environment"] = here
     run = _attached(folder, settings, record, plan, data, model, optimizer, canaries, session)
     if saved is not None:
         run.restore(saved)
@@ -331,34 +340,67 @@ def device_for(settings: Settings) -> torch.device:
         ) from problem
 
 
-def _environment(device: torch.device) -> dict[str, Any]:
+def environment(model: nn.Module, device: torch.device) -> dict[str, Any]:
+    """What the numbers of a run depend on, besides its data, plan and settings."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "numpy": np.__version__,
         "deniable": version("deniable"),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "device": str(device),
+        "model_code": _fingerprint_of(model),
     }
 
 
-def _check_environment(record: dict[str, Any], device: torch.device) -> None:
-    """Refuse to repeat steps where the same noise would meet other arithmetic."""
-    saved, here = record["environment"], _environment(device)
-    torch.set_num_threads(saved["threads"])  # sums are ordered by threads
-    for name in ("torch", "deniable", "device"):
-        if saved[name] != here[name] and record["status"] == "running":
-            raise CheckpointError(
-                f"This run was killed under {name} {saved[name]}, here is {here[name]}. The steps "
-                "after its checkpoint must be repeated bit for bit, or the same noise would cover "
-                f"two different sums. Resume it with {name} {saved[name]}."
-            )
+_OF_THE_PLACE = ("data_dir", "checkpoint_seconds")
+_MUST_AGREE = ("torch", "numpy", "deniable", "device", "model_code")
 
 
-def _stated(ledger: Path, run_id: str) -> bool:
-    """Whether the ledger states any release of the run."""
+def _fingerprint_of(model: nn.Module) -> str:
+    """Of the code that a model is made of, torch's own left out."""
+    classes = {type(each) for each in model.modules()}
+    code = hashlib.sha256(repr(model).encode())
+    for each in sorted(classes, key=lambda each: (each.__module__, each.__qualname__)):
+        if not each.__module__.startswith("torch."):
+            with suppress(OSError, TypeError):  # typed in, say: then the name must do
+                code.update(inspect.getsource(each).encode())
+    return code.hexdigest()[:16]
+
+
+def _check_same(
+    saved: Mapping[str, Any], record: Mapping[str, Any], settings: Settings, here: Mapping[str, Any]
+) -> None:
+    """Refuse to repeat steps where the same noise would meet other arithmetic.
+
+    Raises:
+        CheckpointError: something is not what it was when the checkpoint was written.
+    """
+    before = saved.get("environment", record["environment"])
+    differing = [
+        (f"{name} {before[name]}", here[name])
+        for name in _MUST_AGREE
+        if before.get(name, here[name]) != here[name]
+    ]
+    trained, now = saved.get("settings", settings.to_json()), settings.to_json()
+    differing += [
+        (f"the setting {name} {trained.get(name)}", now[name])
+        for name in now
+        if name not in _OF_THE_PLACE and trained.get(name) != now[name]
+    ]
+    for was, found in differing:
+        raise CheckpointError(
+            f"This run was killed under {was}, here is {found}. The steps after its checkpoint "
+            "must be repeated bit for bit, or the same noise would cover two different sums. "
+            f"Resume it with {was}."
+        )
+
+
+def _stated(ledger: Path, run_id: str) -> int:
+    """How many steps of the run the ledger states."""
     with Ledger(ledger, create=False) as book:
-        return any(each.run_id == run_id and each.steps for each in book.runs())
+        return sum(each.steps for each in book.runs() if each.run_id == run_id)
 
 
 def _check_ledger(path: Path, plan: Plan, data: Dataset) -> None:
