@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
+from torch.utils.data import DataLoader, TensorDataset
 
-from deniable.errors import StepError
-from deniable.rows import rows_in
+from deniable.errors import PlanError, StepError
+from deniable.rows import examples_in, rows_in
 
 BATCHES: dict[str, Any] = {
     "tensor": torch.zeros(3, 5),
@@ -38,3 +39,17 @@ def test_rows_are_counted(name: str) -> None:
 def test_what_cannot_be_counted_is_refused(batch: Any) -> None:
     with pytest.raises(StepError, match="one row for each example"):
         rows_in(batch)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (DataLoader(TensorDataset(torch.zeros(4, 2))), "loader.dataset"),
+        ((torch.zeros(4, 2).numpy(), torch.zeros(4).numpy()), "tuple of ndarray"),
+        ({"x": torch.zeros(4, 2)}, "dict of Tensor"),
+        (iter([1, 2]), "own-loader"),
+    ],
+)
+def test_what_no_row_can_be_drawn_of_is_refused_with_the_mend(data: Any, says: str) -> None:
+    with pytest.raises(PlanError, match=says):
+        examples_in(data)

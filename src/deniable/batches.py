@@ -107,16 +107,17 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
         self.drawing, self.unit, self.canaries = drawing, unit, canaries
         self.rows, self._steps, self._begin, self._share = rows, steps, begin, share
         self._drawn: deque[Piece] = deque()
+        self._latest = 0
 
     def __iter__(self) -> Iterator[list[int]]:
         """Lists of indices, one a piece; an empty batch is one piece of no rows."""
         return (indices.tolist() for indices in self.indices())
 
     def __len__(self) -> int:
-        """How many batches the next pass draws; unknown where they come in pieces."""
+        """How many batches the latest pass has, or the next; unknown where they come in pieces."""
         if self.rows is not None:
             raise TypeError("The number of pieces is not known beforehand: batches vary in size.")
-        return self._steps()
+        return max(self._latest, self._steps())
 
     def arrived(self, batch: Any) -> Piece:
         """The piece that a batch is: the next one of those drawn.
@@ -143,6 +144,7 @@ class DrawnBatches(torch.utils.data.Sampler[list[int]]):
         """The same as arrays."""
         self._begin()
         self._drawn.clear()
+        self._latest = self._steps() or self._latest
         for _ in range(self._steps()):
             drawn, sizes, joined, draw = self._next()
             logical = draw.event, draw.batch_size, self.drawing.state()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from deniable.data import Arrays
 from deniable.errors import PlanError, StepError
@@ -23,17 +23,34 @@ def examples_in(data: Any) -> int:
     """
     tensors = tensors_of(data)
     if tensors is None:
-        if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-            raise PlanError(
-                "private.batches expects tensors or a map-style data set (with __len__ and "
-                f"__getitem__), got {type(data).__name__}. An iterable stream cannot be sampled "
-                "at random."
-            )
+        _refuse_no_data_set(data)
         return len(data)
     lengths = {len(tensor) for tensor in tensors}
     if len(lengths) != 1:
         raise PlanError(f"Tensors of one data set must have the same length, got {lengths}.")
     return lengths.pop()
+
+
+def _refuse_no_data_set(data: Any) -> None:
+    """Refuses what could be taken for a data set, and of which no rows can be drawn."""
+    expects = "A data set is tensors or has __len__ and __getitem__ (map-style)"
+    if isinstance(data, DataLoader):
+        raise PlanError(
+            f"{expects}, got a DataLoader, which chooses rows itself. Give its data set, "
+            "loader.dataset; workers and collate_fn are arguments of private.loader."
+        )
+    parts = list(data.values()) if isinstance(data, Mapping) else data
+    if isinstance(data, (tuple, Mapping)) and any(hasattr(each, "shape") for each in parts):
+        kinds = ", ".join(sorted({type(each).__name__ for each in parts}))
+        raise PlanError(
+            f"{expects}, got a {type(data).__name__} of {kinds}. Give one tensor, or a tuple of "
+            "tensors (torch.from_numpy makes them of arrays)."
+        )
+    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+        raise PlanError(
+            f"{expects}, got {type(data).__name__}. A stream cannot be sampled at random: load it "
+            "into a list, or make the plan with sampling='own-loader' and use private.watch."
+        )
 
 
 def as_tensors(arrays: Arrays, device: torch.device | None = None) -> tuple[Tensor, Tensor]:

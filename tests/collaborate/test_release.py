@@ -143,7 +143,8 @@ def test_the_noise_of_a_release_has_the_variance_that_the_mode_says(
 ) -> None:
     """Chi-square at a false-failure rate of 1e-6 a case; sigma^2 C^2 = 2.25.
 
-    One that is off by one worker's share must be rejected.
+    One that is off by one worker's share, as of workers that draw the same noise, must be rejected.
+    Pitfall: privacy 8.
     """
     quiet = Plan(SIZE, 1, steps=ROUNDS, noise_multiplier=1.5, delta=1e-5)
     steps = together(workers, only_noise, quiet.to_json(), mode.to_json(), SIZE)[0]

@@ -286,6 +286,20 @@ class PartlyFrozen(Recurrent):
             parameter.requires_grad_("l0" not in name and name != "weight_ih_l1")
 
 
+class Cell(nn.Module):
+    """A recurrent cell over time, whose first state is the zeros that torch makes."""
+
+    def __init__(self, kind: type[nn.Module], **options: Any) -> None:
+        super().__init__()
+        self.cell, self.head = kind(4, 5, **options), nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
 class MaskToken(nn.Module):
     """Some positions are replaced by a parameter, as the row's own values have it."""
 
@@ -420,6 +434,10 @@ CASES = [
          bidirectional=True), sequences, class_loss),
     Case("lstm without bias", lambda: Recurrent(nn.LSTM, bias=False), sequences, class_loss),
     Case("lstm, partly frozen", PartlyFrozen, sequences, class_loss),
+    Case("lstm cell", lambda: Cell(nn.LSTMCell), sequences, class_loss),
+    Case("gru cell", lambda: Cell(nn.GRUCell), sequences, class_loss),
+    Case("gru cell without bias", lambda: Cell(nn.GRUCell, bias=False), sequences, class_loss),
+    Case("elman cell", lambda: Cell(nn.RNNCell, nonlinearity="relu"), sequences, class_loss),
     Case("gru", lambda: Recurrent(nn.GRU, num_layers=2), sequences, class_loss),
     Case("gru, bidirectional, no bias", lambda: Recurrent(nn.GRU, bidirectional=True, bias=False),
          sequences, class_loss),

@@ -361,11 +361,17 @@ class Capture:
                     f"dimensions holds the {self._rows} rows that were drawn. Give the model the "
                     "batch as private.batches yields it."
                 )
+            if not self.model.training:
+                raise CaptureError(
+                    f"A gradient reached parameter '{name}' (module '{module}'), and the model is "
+                    "in evaluation mode, in which nothing is followed. Call model.train() before "
+                    "the loop, and again after each evaluation."
+                )
             raise CaptureError(
                 f"A gradient reached parameter '{name}' (module '{module}') by a path that the "
                 "per-unit rules did not see, so it cannot be bounded. Use the parameter inside "
-                "the model's own forward, in training mode (model.train()), or freeze it with "
-                "requires_grad_(False)."
+                "the model's own forward, or freeze it with requires_grad_(False). A penalty on "
+                "weights is the optimizer's weight_decay, which costs no privacy."
             )
 
         return raise_escape
