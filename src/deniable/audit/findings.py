@@ -106,8 +106,12 @@ class Audit:
 
     @property
     def lower(self) -> Finding | None:
-        """Of the findings on the whole run, the one with the largest lower bound."""
-        whole = [each for each in self.findings if each.kind == "whole run" and each.bound]
+        """Of the findings on the whole run that assume nothing, that of the largest lower bound."""
+        whole = [
+            each
+            for each in self.findings
+            if each.kind == "whole run" and each.bound and each.bound.mu is None
+        ]
         return max(whole, key=lambda each: each.bound.epsilon if each.bound else 0, default=None)
 
     def failed(self) -> Iterable[Finding]:

@@ -121,7 +121,7 @@ class ForwardCall:
         hangs on no graph.
         """
         return (
-            not tensor.is_leaf
+            (tensor.requires_grad and not (tensor.is_leaf and tensor._is_view()))
             or id(tensor) in self.inputs
             or self.tracking.marked(tensor) is not None
         )

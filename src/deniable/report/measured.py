@@ -44,7 +44,8 @@ class Measured:
         holds: whether nothing that was measured exceeds what is claimed.
         rows: every test.
         figures: the charts, by name.
-        lowest: the largest lower bound on the whole run's epsilon, in words; None without one.
+        lowest: the largest lower bound on the whole run's epsilon for which nothing is assumed, in
+            words; None without one.
         alone: the confidence of each bound, in percent.
         together: the confidence of the verdict, in percent.
         canaries: how many the run was trained with; None where it was without.
@@ -79,6 +80,13 @@ def measured(path: Path, record: Record, limit: Spent | PrivacyCurve | None) -> 
         for each in findings
         if each.get("kind") == "whole run" and (value := _bound(each)) is not None
     ]
+    assuming_nothing = [
+        value
+        for each in findings
+        if each.get("kind") == "whole run"
+        and (value := _bound(each)) is not None
+        and number(mapping(each, "bound"), "mu") is None
+    ]
     claim = number(mapping(values, "claim"), "epsilon")
     confidence, kinds = mapping(values, "confidence"), record.section("canaries")
     canaries = sum(number(kinds, each) or 0.0 for each in ("gradients", "examples"))
@@ -86,7 +94,7 @@ def measured(path: Path, record: Record, limit: Spent | PrivacyCurve | None) -> 
         holds=values.get("holds") is True,
         rows=[_row(each) for each in findings],
         figures=_figures(whole, claim, values.get("roc"), limit),
-        lowest=words.rounded_down(max(value for _, value in whole), 3) if whole else None,
+        lowest=words.rounded_down(max(assuming_nothing), 3) if assuming_nothing else None,
         alone=words.percent(number(confidence, "alone"), 0),
         together=words.percent(number(confidence, "together"), 0),
         canaries=words.significant(canaries) if canaries else None,
