@@ -71,6 +71,7 @@ MODULES = (
     "deniable.papers",
     "deniable.report",
     "deniable.words",
+    "deniable.lengths",
     "deniable.errors",
 )
 

@@ -40,9 +40,10 @@ class PldAccountant:
     Guarantees: exact for noise on the whole data, which composes to one release of less noise;
     otherwise less than `RESOLUTION` above the exact epsilon, where that is at least 0.01, and up to
     a few per cent where rare but large losses ask for a coarse grid (rates of 1e-4 and noise below
-    1, over 1e5 steps). Never above the RDP bound, which stands in where the Fourier transforms would be too coarse: for more
-    than a million releases, delta below `1e-14 * releases`, or losses in the millions; and where
-    the best of many runs was released, of which no loss distribution is known.
+    1, over 1e5 steps). Never above the RDP bound, which stands in where the Fourier transforms
+    would be too coarse: for more than a million releases, delta below `1e-14 * releases`, or losses
+    in the hundreds; and where the best of many runs was released, of which no loss distribution is
+    known.
     """
 
     name = "pld"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deniable.bounds.base import Gradients, Weights
-from deniable.gradients import lengths, wide
+from deniable.lengths import lengths, wide
 
 
 @dataclass

@@ -7,8 +7,8 @@ do not tell; `fallback.py` serves every function without a rule.
 """
 
 from deniable.gradients.capture import Capture
-from deniable.gradients.contributions import exactly, lengths, wide
+from deniable.gradients.contributions import exactly
 from deniable.gradients.groups import Groups
 from deniable.gradients.per_unit import PerUnitGradients
 
-__all__ = ["Capture", "Groups", "PerUnitGradients", "exactly", "lengths", "wide"]
+__all__ = ["Capture", "Groups", "PerUnitGradients", "exactly"]

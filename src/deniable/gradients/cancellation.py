@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deniable.gradients.contributions import Contribution, Kept, accurate, lengths
+from deniable.gradients.contributions import Contribution, Kept, accurate
 from deniable.gradients.convolution import Convolution
 from deniable.gradients.outer import Outer, Several
+from deniable.lengths import lengths
 
 # Shares of the squared size of the parts, in units of the dtype's precision: what is squared and
 # added up in Gram matrices is off by a few such units; a sum of parts, by one of their sizes. Of a

@@ -28,32 +28,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-_BLOCK: Final = 1 << 14
+from deniable.lengths import lengths
 
 
 def accurate(tensor: Tensor) -> Tensor:
     """At least float32: half-precision gradients are squared and summed in float32."""
     half = tensor.dtype not in (torch.float32, torch.float64) and not tensor.is_complex()
     return tensor.float() if half else tensor
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """In float64, where the device has it."""
-    return tensor if tensor.device.type == "mps" else tensor.double()
-
-
-def lengths(values: Tensor) -> Tensor:
-    """The norm of each row, `(n, size)` -> `(n,)`.
-
-    On the CPU the squares of a row are added up one after another in a few places: for a million
-    of them the sum is off by 1e-3, so that long rows go by blocks.
-    """
-    blocks = torch.split(values, _BLOCK, 1) if values.device.type == "cpu" else (values,)
-    norms: list[Tensor] = [torch.linalg.vector_norm(each, dim=1) for each in blocks]
-    if len(norms) == 1:
-        return norms[0]
-    whole: Tensor = torch.linalg.vector_norm(torch.stack(norms, 1), dim=1)
-    return whole
 
 
 def exactly(device: torch.device) -> AbstractContextManager[None]:

@@ -18,11 +18,11 @@ from deniable.gradients.contributions import (
     Turned,
     accurate,
     formed,
-    lengths,
     scratch,
     units_at_once,
     zeroed_outside,
 )
+from deniable.lengths import lengths
 
 # How many elements of Gram matrices may exist at once; more units than fit come in chunks.
 GRAM_ELEMENTS = 1 << 21

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from deniable.gradients.cancellation import squared_norms
-from deniable.gradients.contributions import Contribution, wide
+from deniable.gradients.contributions import Contribution
+from deniable.lengths import wide
 
 
 @dataclass

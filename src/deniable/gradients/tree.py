@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
@@ -32,28 +33,43 @@ def tensors_within(value: Any, depth: int = 5) -> list[Tensor]:
 
 
 def holders_within(value: Any, depth: int = 5) -> list[tuple[Any, Any]]:
-    """Every list, dictionary and object's attributes within a value, and a copy of what it holds.
-
-    What has been put there since is taken out again by `put_back`.
-    """
-    holder = value if isinstance(value, (list, dict)) else getattr(value, "__dict__", None)
+    """Every list, dictionary and attributes of objects within a value, and a copy of each."""
+    if not depth or isinstance(value, _CLOSED):
+        return []
     inner = [each for part in _parts(value, depth) for each in holders_within(part, depth - 1)]
-    known = isinstance(holder, (list, dict)) and not isinstance(value, _CLOSED)
-    return [(holder, copy.copy(holder)), *inner] if known and depth else inner
+    holder = value if isinstance(value, (list, dict)) else getattr(value, "__dict__", None)
+    if not isinstance(holder, (list, dict)) or callable(value) or _is_torchs(value):
+        return inner
+    return [(holder, copy.copy(holder)), *inner]
 
 
 def put_back(holders: Iterable[tuple[Any, Any]]) -> None:
-    """Let each hold what it held."""
+    """Let each hold the tensors that it held; whatever else it holds is left alone."""
     for holder, before in holders:
         if isinstance(holder, list):
-            holder[:] = before
-        else:
-            holder.clear()
-            holder.update(before)
+            same = len(holder) == len(before) and all(map(operator.is_, holder, before))
+            if not same and tensors_in(holder, before):
+                holder[:] = before
+            continue
+        for name in {**before, **holder}:
+            was, now = (each.get(name, _ABSENT) for each in (before, holder))
+            if was is now or not tensors_in(was, now):
+                continue
+            if was is _ABSENT:
+                del holder[name]
+            else:
+                holder[name] = was
 
 
+_ABSENT = object()
 _PLAIN = (str, bytes, int, float, complex, type(None))
 _CLOSED = (Tensor, type, nn.Module, *_PLAIN)
+
+
+def _is_torchs(value: Any) -> bool:
+    """Whether an object is torch's own (a process group, say), and no answer of a model."""
+    module = type(value).__module__
+    return module.startswith("torch.") and not module.startswith("torch.distributions.")
 
 
 def _parts(value: Any, depth: int) -> Iterable[Any]:
@@ -64,6 +80,8 @@ def _parts(value: Any, depth: int) -> Iterable[Any]:
         return value.values()
     if isinstance(value, (list, tuple, set)):
         return () if any(isinstance(each, _PLAIN) for each in islice(value, 1)) else value
+    if _is_torchs(value):
+        return ()
     slots = [name for each in type(value).__mro__ for name in getattr(each, "__slots__", ())]
     parts = [getattr(value, name) for name in slots if hasattr(value, name)]
     return parts if callable(value) else [*parts, *getattr(value, "__dict__", {}).values()]
