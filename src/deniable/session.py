@@ -462,6 +462,11 @@ class PrivateSession:
         share = 1 - self.canaries.gradients / self.plan.examples
         return self._unit.denominator(batch_size) * share
 
+    @property
+    def ways(self) -> int:
+        """For how many kinds of use a way to compute norms was chosen; `state_dict` has them."""
+        return len(self._capture.chooser.choices)
+
     def explain(self) -> str:
         """How the norms of each kind of use are computed, and what each way took when tried.
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from deniable import checkpoint
 from deniable.errors import (
     AttachError,
     CheckpointError,
@@ -172,6 +173,20 @@ def test_a_killed_run_goes_on_only_where_the_arithmetic_is_the_same(
     elsewhere(monkeypatch, name)
     with pytest.raises(CheckpointError, match=f"killed under {name} .*, here is 1.0"):
         resume(tmp_path)
+
+
+def test_how_sums_are_formed_is_saved_before_the_first_release(
+    tmp_path: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is chosen by measuring: chosen anew, the same noise would cover sums of other rounding."""
+
+    def convolution(shape: tuple[int, ...], classes: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, classes))
+
+    monkeypatch.setitem(MODELS, "convolution", convolution)
+    crashed(settings(model="convolution", seed=None), tmp_path, step=1)
+    saved = checkpoint.load(RunFolder(tmp_path).checkpoint)["private"]
+    assert saved["steps"] == 0 and saved["strategies"]
 
 
 def elsewhere(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

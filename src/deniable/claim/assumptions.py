@@ -63,7 +63,8 @@ def _of_noise(contents: Contents, records: Sequence[RunRecord]) -> Iterator[str]
     ]
     if any(isinstance(each, dict) and each.get("seeded") for each in noises):
         yield (
-            "The noise came from a seed: against whoever knows or guesses it, nothing is claimed."
+            "The noise came from a seed: against whoever knows or guesses it, nothing is claimed. "
+            "No two runs on these data had the same seed."
         )
     known = [each for each in noises if isinstance(each, dict) and not each.get("seeded")]
     if any(each.get("secure") for each in known):

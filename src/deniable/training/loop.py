@@ -14,7 +14,7 @@ from deniable.accounting import Meter
 from deniable.errors import BudgetError
 from deniable.session import PrivateSession
 from deniable.training.interrupt import stop_when_asked
-from deniable.training.run import Run, Tally, finite
+from deniable.training.run import Run, Tally, finite, torch_randomness
 
 HISTORY_ROWS = 20
 TEST_ROWS = 1000
@@ -74,12 +74,16 @@ def _fit(run: Run, watch: Watch) -> bool:
     started = time.monotonic() - run.seconds
     with stop_when_asked() as stop, run.own_randomness():
         run.save()
-        saved = time.monotonic()
+        saved, ways = time.monotonic(), private.ways
         model.train()
+        begun = torch_randomness(run.device)
         for inputs, targets in private.batches(run.train, rows=run.settings.rows):
             before = private.steps
             losses = loss_of_each(model(inputs), targets)
             private.backward(losses)
+            if private.ways > ways:  # how sums are formed is chosen by measuring: to be repeated
+                ways = private.ways
+                run.save(begun)
             optimizer.step()
             optimizer.zero_grad()
 
@@ -103,6 +107,7 @@ def _fit(run: Run, watch: Watch) -> bool:
             if time.monotonic() - saved >= run.settings.checkpoint_seconds:
                 run.save()
                 saved = time.monotonic()
+            begun = torch_randomness(run.device)
         if private.steps < plan.steps:
             run.interrupt()
             return False

@@ -110,15 +110,19 @@ class Run:
             else {"epsilon": finite(nominal.epsilon), "says": nominal.notes[-1]},
         }
 
-    def save(self) -> None:
-        """Replace the checkpoint by the state after the last step, and run.json with it."""
+    def save(self, randomness: list[Tensor] | None = None) -> None:
+        """Replace the checkpoint by the state after the last step, and run.json with it.
+
+        Args:
+            randomness: of torch's generators after that step, if a forward has drawn since.
+        """
         checkpoint.save(
             self.folder.checkpoint,
             {
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "private": self.private.state_dict(),
-                "randomness": _torch_randomness(self.device),
+                "randomness": randomness or torch_randomness(self.device),
                 "history": self.record["history"],
                 "tally": asdict(self.tally),
                 "seconds": self.seconds,
@@ -189,6 +193,7 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _torch_randomness(device: torch.device) -> list[Tensor]:
+def torch_randomness(device: torch.device) -> list[Tensor]:
+    """The states of the generators that a model on a device draws from."""
     states = [torch.get_rng_state()]
     return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
