@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,23 @@ def test_a_path_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="--out"):
         RunFolder(tmp_path / "file").create()
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(tmp_path: Path) -> None:
+    """Else its model could end beside another run's claim."""
+    code = (
+        "import sys, pathlib; from deniable.runfolder import RunFolder;"
+        "RunFolder(pathlib.Path(sys.argv[1])).hold(); print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None and other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        for overwrite in (False, True):
+            with pytest.raises(SettingsError, match="Another process is training"):
+                RunFolder(tmp_path).create(overwrite=overwrite)
+        other.stdin.close()
+    folder = RunFolder(tmp_path)
+    folder.create()
+    folder.create()  # this very process may
+    folder.let_go()

@@ -640,8 +640,7 @@ def test_the_ledger_is_written_before_the_release_takes_effect() -> None:
         break
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-    with pytest.raises(CheckpointError, match="interrupted a release"):
-        private.state_dict()
+    assert private.state_dict()["steps"] == 0
 
 
 def test_no_noise_is_infinite_epsilon() -> None:

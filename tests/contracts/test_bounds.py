@@ -34,7 +34,6 @@ BOUNDS: dict[str, Callable[[], Bound]] = {
     "Clip, then Tanh": lambda: Chain(Clip(1e4), Tanh(0.5, 1e-4)),
     "Tanh, then AdaptiveClip": lambda: Chain(Tanh(), AdaptiveClip(0.5)),
     "PerLayerClip, then Clip": lambda: Chain(PerLayerClip(1.0), Clip(0.5)),
-    "PerLayerClip, then AdaptiveClip": lambda: Chain(PerLayerClip(1.0), AdaptiveClip(0.5)),
     "Clip, then a shorter one": lambda: Chain(Clip(1e-4), Clip(1e-6)),
     "three in a chain": lambda: Chain(AutomaticClip(), Tanh(1.0, 0.1), PerLayerClip(0.3)),
 }

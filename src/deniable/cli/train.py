@@ -288,6 +288,7 @@ def _launch(path: Path, workers: int, as_json: bool) -> NoReturn:
     """Start coordinator and workers, and end as the coordinator does."""
     from deniable.collaborate.launch import launch, own_command
 
+    RunFolder(path).let_go()  # the coordinator holds it
     arguments = ["train", "--resume", str(path), *(["--json"] if as_json else [])]
     raise typer.Exit(launch(own_command(arguments), workers))
 

@@ -126,7 +126,7 @@ class Run:
                 "history": self.record["history"],
                 "tally": asdict(self.tally),
                 "seconds": self.seconds,
-                "environment": self.record["environment"],
+                "environment": self.record.get("environment"),
                 "settings": self.settings.to_json(),
             },
         )

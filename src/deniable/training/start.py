@@ -377,7 +377,7 @@ def _check_same(
     Raises:
         CheckpointError: something is not what it was when the checkpoint was written.
     """
-    before = saved.get("environment", record["environment"])
+    before = saved.get("environment") or record["environment"]
     differing = [
         (f"{name} {before[name]}", here[name])
         for name in _MUST_AGREE
