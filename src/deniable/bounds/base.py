@@ -21,7 +21,17 @@ def _whole(_: str, value: Tensor) -> Tensor:
     return value
 
 
-def _of_finite(values: Tensor, finite: Tensor | None) -> Tensor:
+def finite_units(norms: Tensor) -> Tensor | None:
+    """The mask of the units whose norm is finite; None where that is known of all.
+
+    To look whether any is not costs little on the CPU; elsewhere it would wait for the device.
+    """
+    if norms.device.type == "cpu" and math.isfinite(float(norms.sum())):
+        return None
+    return torch.isfinite(norms)
+
+
+def of_finite(values: Tensor, finite: Tensor | None) -> Tensor:
     """One number a unit; 0 for each outside the mask, where there is one."""
     return values if finite is None else torch.where(finite, values, 0)
 
@@ -150,19 +160,17 @@ class Bound(ABC):
             kept: what is kept of each parameter's sum, by its name: called before the next one is
                 formed.
         """
-        norms, finite = gradients.norms(), None
-        # To look whether any is not costs little on the CPU; elsewhere it would wait for the
-        # device.
-        if norms.device.type != "cpu" or not math.isfinite(float(norms.sum())):
-            finite = torch.isfinite(norms)
+        norms = gradients.norms()
+        finite = finite_units(norms)
+        if finite is not None:
             gradients = gradients.only(finite)
         limited = self.limit(gradients)
         ones = torch.ones_like(norms)
         sums = {name: kept(name, each) for name, each in limited.gradients.weighted_sums(ones)}
         for name, values in limited.aside.items():
-            sums[name] = _of_finite(values, finite).sum()
+            sums[name] = of_finite(values, finite).sum()
         sensitivity = self.sensitivity(gradients.parameters)
-        return BoundedSum(sums, sensitivity), Observed(norms, _of_finite(limited.factors, finite))
+        return BoundedSum(sums, sensitivity), Observed(norms, of_finite(limited.factors, finite))
 
     # -- bounds that learn from what was released ------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deniable.bounds.base import Bound, Gradients, Limited
+from deniable.bounds.base import Bound, Gradients, Limited, finite_units, of_finite
 from deniable.units import Sensitivity
 
 
@@ -67,12 +67,14 @@ class Chain(Bound):
         """What the last bound makes of what the others leave."""
         limited = self.bounds[0].limit(gradients)
         factors = [limited.factors]
+        aside = limited.aside
         for each in self.bounds[1:]:
             # A unit must be finite for each of them, or its sum is no number.
-            finite = torch.isfinite(limited.gradients.norms())
-            limited = each.limit(limited.gradients.only(finite))
-            aside = {name: torch.where(finite, one, 0) for name, one in limited.aside.items()}
-            factors.append(torch.where(finite, limited.factors, 0))
+            gradients = limited.gradients
+            finite = finite_units(gradients.norms())
+            limited = each.limit(gradients if finite is None else gradients.only(finite))
+            factors.append(of_finite(limited.factors, finite))
+            aside = {name: of_finite(one, finite) for name, one in limited.aside.items()}
         return Limited(limited.gradients, reduce(torch.mul, factors), aside)
 
     def learn(self, aside: Mapping[str, Tensor], expected: float) -> None:
