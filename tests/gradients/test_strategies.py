@@ -19,7 +19,7 @@ from deniable.gradients.outer import Outer
 from deniable.grouping import Unit
 from gradients.networks import CASES, Case, images
 from oracles.gradients import clipped_means, gradients_of_rows, relative_error
-from oracles.release import released_sum
+from oracles.release import released_sum, released_sums
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same'"),
@@ -106,12 +106,12 @@ def test_every_strategy_releases_what_the_oracle_does(case: Case, kind: str) -> 
     data = data_for(kind, network)
     for drawn, rows in DRAWN[case.needs_rows :]:
         expected = clipped_means(network.gradients, units(drawn), NORM)
-        for strategy in strategies_for(case):
-            found = released_sum(
-                network.model, data, case.loss, NORM,
-                rows=rows, unit=unit(), drawn=drawn, strategy=strategy,
-            )  # fmt: skip
-            assert relative_error(found, expected) < 1e-10, (strategy, drawn, rows)
+        ways = strategies_for(case)
+        found = released_sums(
+            ways, network.model, data, case.loss, NORM, rows=rows, unit=unit(), drawn=drawn
+        )
+        for strategy, each in zip(ways, found, strict=True):
+            assert relative_error(each, expected) < 1e-10, (strategy, drawn, rows)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

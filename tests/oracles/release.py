@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,29 +50,50 @@ def released_sum(
         drawn: how many units; 0 if the data set is empty.
         strategy: taken wherever it exists; without one, strategies are measured.
     """
+    [found] = released_sums(
+        [strategy], model, batch, loss, bound, rows=rows, per_row=per_row, unit=unit, drawn=drawn
+    )
+    return found
+
+
+def released_sums(
+    strategies: Sequence[str | None],
+    model: nn.Module,
+    batch: Sequence[Tensor],
+    loss: Loss,
+    bound: float | deniable.Bound,
+    *,
+    rows: int | None = None,
+    per_row: bool = False,
+    unit: Unit | None = None,
+    drawn: int | None = None,
+) -> Iterator[dict[str, Tensor]]:
+    """The same batch released once by each of several strategies, in steps of one training."""
     if not len(batch[0]):
         batch, drawn = [torch.zeros(1, *each.shape[1:], dtype=each.dtype) for each in batch], 0
     unit = unit or deniable.Example()
     units = unit.population(len(batch[0]))
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
     plan = deniable.Plan(
-        examples=units, batch_size=units, steps=1, noise_multiplier=0.0, delta=1e-3
+        examples=units, batch_size=units, steps=len(strategies), noise_multiplier=0.0, delta=1e-3
     )
-    seed = None if strategy is None else 0
+    seed = 0 if all(strategies) else None
     bound = bound if isinstance(bound, deniable.Bound) else deniable.Clip(bound)
     private = deniable.attach(model, optimizer, plan, bound, unit=unit, seed=seed)
     private._source.sampling.draw = lambda: np.arange(units if drawn is None else drawn)
-    private._capture.chooser.force = strategy
     for piece in private.batches(tuple(batch), rows=rows):
+        private._capture.chooser.force = strategies[private.steps]
         value = loss(model, *piece)
         if per_row:
             private.backward(value)
         else:
             value.backward()
+        released = private.steps
         optimizer.step()
+        if private.steps > released:
+            yield {
+                name: parameter.grad * unit.denominator(units)
+                for name, parameter in model.named_parameters()
+                if parameter.requires_grad
+            }
     private.detach()
-    return {
-        name: parameter.grad * unit.denominator(units)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }

@@ -561,7 +561,8 @@ def undisturbed(
     devices = {each.device for each in forward.model.parameters() if each.is_cuda}
     try:
         with torch.random.fork_rng([*devices]):
-            torch.manual_seed(0)
+            if devices:
+                torch.cuda.manual_seed_all(0)
             torch.set_rng_state(forward.random)
             if not dropout:
                 leave_out_dropout(forward.model)
