@@ -852,6 +852,19 @@ def test_rows_that_meet_only_where_there_are_many_are_found() -> None:
     assert steps_until_refused(model, batch, class_loss, "depend on another row") == 0
 
 
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_rows_that_meet_by_the_same_calls_where_there_are_many_are_found(share: float) -> None:
+    """So few that there are none among the rows that are run again, by calls that are the same."""
+
+    def forward(m: Model, x: Tensor) -> Tensor:
+        h = m.hidden(x)
+        first = h[: int(share * len(x)) // 20 * 20]
+        return m.second(h - first.sum(0) / 20)
+
+    model, batch = build(forward, 400)
+    assert steps_until_refused(model, batch, class_loss, "depend on another row") == 0
+
+
 def test_rows_that_are_all_alike_settle_nothing() -> None:
     def loss(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
         return class_loss(model, x if model.steps else x[:1].expand_as(x).clone(), labels)

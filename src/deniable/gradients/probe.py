@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 from torch import Tensor, nn
@@ -218,7 +219,8 @@ def probe(
 
     The first few rows say as much as all, in a fraction of the time and memory. All of them are run
     where the few are no batch that the model accepts, or do not lead to the calls in question, in
-    the order in question.
+    the order in question. What a model does with many rows alone shows in what it returns: all of
+    them are run without gradients before the very first forward.
 
     Args:
         capture: watches the runs.
@@ -237,13 +239,17 @@ def probe(
             "rows that were drawn. Give the model tensors (or lists, tuples and dictionaries of "
             "them) that hold one index a row."
         )
+    found = None
     few = forward.rows > FEW and not capture.together  # which might fail on this rank alone
     if few and all(map(forward.places, holding)):
         with suppress(RuntimeError, ValueError, IndexError):
-            seen = Runs(capture, forward, FEW).seen()
+            runs = Runs(capture, forward, FEW)
+            seen = runs.seen()
             if trail <= seen.trail and all(key in seen.verdicts for key in wanted):
-                return seen
-    return Runs(capture, forward, forward.rows).seen()
+                found = seen
+        if found and not trail and runs.exact:
+            Runs(capture, forward, forward.rows).refuse_meeting_halves()
+    return found or Runs(capture, forward, forward.rows).seen()
 
 
 def _verdicts(runs: Runs) -> dict[Key, Verdict]:
@@ -414,6 +420,39 @@ class Runs:
         modules = list(self.forward.model.modules())
         carried = {(modules[k], name) for k, name in self.carried}
         return Seen(verdicts, self.trail, self.settled, carried)
+
+    def refuse_meeting_halves(self) -> None:
+        """Refuse a model that returns of one half of the rows what depends on the other half.
+
+        Raises:
+            CaptureError: it does, for one way to divide them that depends on their number alone.
+        """
+        drawn = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.rows))
+        half = drawn < self.rows // 2
+        try:
+            base, *halves, again = map(self._returned, (None, half, ~half, None))
+        except (RuntimeError, ValueError, IndexError):  # some rows are no batch with some others
+            return
+        if any(a.moved(b) for a, b in zip(base, again, strict=False)):
+            return  # a model that does not repeat itself
+        for replaced, returned in zip((half, ~half), halves, strict=True):
+            for before, after in zip(base, returned, strict=False):
+                if before.moved(after) and not before.confined(after, replaced):
+                    raise _mixed(OUTPUT)
+
+    def _returned(self, replaced: Tensor | None) -> list[Trace]:
+        """What the model returns that has a dimension for the rows, as it is called by itself."""
+        args, kwargs = self._arguments(replaced, None)
+        model = self.forward.model
+        with (
+            undisturbed(self.forward, True, model.named_parameters()),
+            torch.no_grad(),
+            catch_warnings(),
+        ):
+            simplefilter("ignore")  # of what expects gradients
+            returned = tensors_within(model(*args, **kwargs))
+        held = [leaf for leaf in returned if candidates(leaf, self.rows)]
+        return [Trace.of(each, self.rows, None, True) for each in held]
 
     def observe(
         self,
