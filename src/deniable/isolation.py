@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten
 from deniable.errors import CaptureError
 from deniable.gradients import Capture
 from deniable.gradients.layout import candidates
-from deniable.gradients.probe import leave_out_dropout
+from deniable.gradients.undisturbed import leave_out_dropout
 
 Loss = Callable[..., Tensor]
 TOLERANCE = 1e-8  # of float64 gradients, relative to the largest row's

@@ -28,6 +28,7 @@ from torch.utils.hooks import RemovableHandle
 
 from deniable.errors import CaptureError
 from deniable.gradients import fallback
+from deniable.gradients.calls import ForwardCall, Key
 from deniable.gradients.contributions import Contribution, rounds
 from deniable.gradients.eager import allow_compiled, run_as_written
 from deniable.gradients.groups import Groups
@@ -35,7 +36,7 @@ from deniable.gradients.mode import Watch
 from deniable.gradients.outer import Several
 from deniable.gradients.parameters import BoundParameters
 from deniable.gradients.per_unit import PerUnitGradients
-from deniable.gradients.probe import ForwardCall, Key, Observation, Verdict, probe
+from deniable.gradients.probe import Observation, Verdict, probe
 from deniable.gradients.strategies import Chooser
 from deniable.gradients.together import Together
 from deniable.gradients.tree import tensors_in, tensors_within

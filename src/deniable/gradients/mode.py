@@ -15,20 +15,14 @@ from torch.overrides import TorchFunctionMode
 
 from deniable.errors import CaptureError
 from deniable.gradients.bags import embedding_bag
+from deniable.gradients.calls import AGAIN, ForwardCall, Key, describe
 from deniable.gradients.cells import CELLS
 from deniable.gradients.fallback import random_state
 from deniable.gradients.layout import Fold, Layout, Owners, candidates
 from deniable.gradients.moves import LIKE, STARTS, plain_name
 from deniable.gradients.order import Order
 from deniable.gradients.parameters import Function
-from deniable.gradients.probe import (
-    AGAIN,
-    ForwardCall,
-    Key,
-    Observation,
-    Verdict,
-    describe,
-)
+from deniable.gradients.probe import Observation, Verdict
 from deniable.gradients.recurrent import RECURRENT
 from deniable.gradients.rules import RULES
 from deniable.gradients.tree import tensors_in

@@ -36,10 +36,19 @@ from deniable.gradients.moves import (
     touched,
     values,
 )
-from deniable.gradients.probe import owners_of
 from deniable.gradients.rules import RULES
 from deniable.gradients.tree import tensors_in, tensors_within
-from deniable.gradients.whose import IN_ORDER, NOBODYS, WRITTEN, Known, Lost, Met, alike, version
+from deniable.gradients.whose import (
+    IN_ORDER,
+    NOBODYS,
+    WRITTEN,
+    Known,
+    Lost,
+    Met,
+    alike,
+    owners_of,
+    version,
+)
 
 if TYPE_CHECKING:
     from deniable.gradients.mode import Watch

@@ -16,8 +16,8 @@ anything beyond that row of the batch follows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 from typing import TYPE_CHECKING, Any
@@ -25,117 +25,22 @@ from warnings import catch_warnings, simplefilter
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.utils.rnn import PackedSequence
 
 from deniable.errors import CaptureError
+from deniable.gradients.calls import AGAIN, ForwardCall, Key, describe
 from deniable.gradients.layout import WHOLE, Fold, Layout, Owners, candidates
 from deniable.gradients.trace import Trace
-from deniable.gradients.tree import holders_within, mapped, put_back, tensors_in, tensors_within
-from deniable.gradients.whose import Lost, Tracking, version
+from deniable.gradients.tree import mapped, tensors_in, tensors_within
+from deniable.gradients.undisturbed import held, left_since, undisturbed, unsaved
+from deniable.gradients.whose import Lost, Tracking, owners_of
 
 if TYPE_CHECKING:
     from deniable.gradients.capture import Capture
 
-Key = tuple[Any, ...]
 OUTPUT: Key = ("output",)
 BUFFER, ATTRIBUTE = "buffer", "attribute"
-AGAIN = -1  # in place of a count: calls that checkpointing makes again cannot be told apart
 FEW = 11  # rows: enough to tell them apart, and rarely the size of anything else
-_OF_ALL_MODULES = frozenset(vars(nn.Module()))
-Named = tuple[str, Tensor]
-
-
-def describe(key: Key) -> str:
-    """The function and the bound parameters of a call, for a message."""
-    return f"{key[1]} on parameter {', '.join(map(repr, key[2]))}" if key[2] else key[1]
-
-
-class ForwardCall:
-    """One call of the model's forward on a drawn piece.
-
-    Attributes:
-        rows: how many units the piece holds.
-        anchor: a leaf that joins calls on plain data to autograd's graph.
-        tracking: what is known of the tensors of the piece.
-        shapes: of every tensor among the arguments.
-        inputs: the arguments that hold the rows, by identity, and their versions.
-        packed: those of them that are packed sequences.
-        random: the state of torch's generator when the forward began.
-        probed: whether the forward was run again.
-        counted: how often each call was met in earlier forwards on the piece.
-        constants: arguments that a forward on another number of rows has shown to hold no rows (a
-            mask of `(T, T)`, where now `T` rows were drawn), and their versions.
-        given: the batch as it was yielded, rows first.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        rows: int,
-        anchor: Tensor,
-        tracking: Tracking,
-        counted: Mapping[Key, int],
-        constants: Sequence[tuple[Tensor, int]] = (),
-        given: Sequence[Tensor] = (),
-    ) -> None:
-        self.counted, self.given = counted, given
-        self.model, self.args, self.kwargs, self.rows = model, args, kwargs, rows
-        self.anchor, self.tracking = anchor, tracking
-        self.random, self.probed = torch.get_rng_state(), False
-        self.packed = [
-            each
-            for each in (*args, *kwargs.values())
-            if isinstance(each, PackedSequence) and each.batch_sizes[0] == rows
-        ]
-        leaves = tensors_in(args, kwargs)
-        self.shapes = [tuple(leaf.shape) for leaf in leaves if leaf.ndim]
-        may_hold = [leaf for leaf in leaves if rows == 0 or candidates(leaf, rows)]
-        holding = [leaf for leaf in may_hold if not _is_among(constants, leaf)]
-        holding += [each.data for each in self.packed]
-        self.inputs = {id(leaf): version(leaf) for leaf in holding}
-        others = [(leaf, version(leaf)) for leaf in leaves if id(leaf) not in self.inputs]
-        self.constants = others if rows > 1 and self.inputs else [*constants]
-
-    def places(self, leaf: Tensor) -> list[Layout]:
-        """The dimensions of an argument that may hold one index a row, the likeliest first.
-
-        Where several do, and it is a tensor of the batch with its dimensions turned, that one.
-        """
-        found = plain(leaf, self.rows)
-        if len(found) < 2:
-            return found
-        return sorted(found, key=lambda each: not self._is_given(leaf.movedim(each.dim, 0)))
-
-    def _is_given(self, turned: Tensor) -> bool:
-        return any(
-            each.shape == turned.shape and torch.equal(each.to(turned), turned)
-            for each in self.given
-        )
-
-    def carries_rows(self, tensor: Tensor) -> bool:
-        """Whether a tensor was computed from the batch's rows.
-
-        A view that is taken of a weight under `no_grad` says that it requires a gradient, but it
-        hangs on no graph.
-        """
-        return (
-            (tensor.requires_grad and not (tensor.is_leaf and tensor._is_view()))
-            or id(tensor) in self.inputs
-            or self.tracking.marked(tensor) is not None
-        )
-
-
-def _is_among(constants: Sequence[tuple[Tensor, int]], leaf: Tensor) -> bool:
-    """Whether a tensor is, or equals, one that nobody has written to since."""
-    return any(
-        each is leaf
-        or (each.shape == leaf.shape and each.dtype == leaf.dtype and torch.equal(each, leaf))
-        for each, seen in constants
-        if version(each) == seen
-    )
 
 
 @dataclass(frozen=True)
@@ -508,16 +413,12 @@ class Runs:
         together = self.capture.together
         weights = () if together else forward.model.named_parameters()
         with undisturbed(forward, self.exact, weights) as kept:
-            before = _held(forward.model)
+            before = held(forward.model)
             run = together.run if together else forward.model
-            with watched, _unsaved():
+            with watched, unsaved():
                 result = run(*args, **kwargs)
             seen.random = torch.get_rng_state()
-            left = {
-                key: [each for each, _ in held]
-                for key, held in _held(forward.model).items()
-                if not _same(held, before.get(key, []))
-            }
+            left = left_since(before, forward.model)
             written = [each for each, value in kept if not torch.equal(each[1], value)]
             for name, value in (*forward.model.named_buffers(), *written):
                 seen.calls[BUFFER, name] = [Trace.of(value.detach(), 1, None, self.exact)]
@@ -571,87 +472,6 @@ class Runs:
         return replaced
 
 
-def _unsaved() -> AbstractContextManager[object]:
-    """Within activation checkpointing, which must not count what a probe saves."""
-    if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
-        return nullcontext()
-    return saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
-
-
-@contextmanager
-def undisturbed(
-    forward: ForwardCall, dropout: bool, weights: Iterable[Named] = ()
-) -> Iterator[list[tuple[Named, Tensor]]]:
-    """Buffers, attributes, random numbers and these weights are afterwards what they were.
-
-    Yields:
-        The weights, by name, and what they were.
-    """
-    modules = [(each, dict(vars(each)), dict(each._buffers)) for each in forward.model.modules()]
-    holders = [
-        found
-        for _, attributes, _ in modules
-        for name, value in attributes.items()
-        if name not in _OF_ALL_MODULES
-        for found in holders_within(value)
-    ]
-    values = [(each, version(each), each.detach().clone()) for each in forward.model.buffers()]
-    kept = [((name, weight), weight.detach().clone()) for name, weight in weights]
-    devices = {each.device for each in forward.model.parameters() if each.is_cuda}
-    try:
-        with torch.random.fork_rng([*devices]):
-            if devices:
-                torch.cuda.manual_seed_all(0)
-            torch.set_rng_state(forward.random)
-            if not dropout:
-                leave_out_dropout(forward.model)
-            yield kept
-    finally:
-        put_back(holders)
-        for module, attributes, buffers in modules:
-            for name in [name for name in vars(module) if name not in attributes]:
-                del vars(module)[name]
-            vars(module).update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-        with torch.no_grad():
-            for (_, weight), value in kept:
-                if not torch.equal(weight, value):
-                    weight.data.copy_(value)
-            for buffer, seen, value in values:
-                if version(buffer) != seen:
-                    buffer.copy_(value)
-                elif not torch.equal(buffer, value):  # written to by way of `data`
-                    buffer.data.copy_(value)
-
-
-def _held(model: nn.Module) -> dict[tuple[int, str], list[tuple[Tensor, int]]]:
-    """The tensors that modules hold besides parameters, buffers and layers, and their versions."""
-    return {
-        (k, name): [(each, version(each)) for each in tensors_within(value)]
-        for k, module in enumerate(model.modules())
-        for name, value in vars(module).items()
-        if name not in _OF_ALL_MODULES
-    }
-
-
-def _same(some: list[tuple[Tensor, int]], others: list[tuple[Tensor, int]]) -> bool:
-    """Whether they are the very same tensors, and nobody has written to them."""
-    return len(some) == len(others) and all(
-        each is other and seen == before
-        for (each, seen), (other, before) in zip(some, others, strict=True)
-    )
-
-
-def leave_out_dropout(model: nn.Module) -> None:
-    """Set every layer's dropout to 0."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        elif isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
-            module.dropout = 0.0
-
-
 def separating(n: int) -> Iterator[Tensor]:
     """Masks of shape `(n,)` such that for any two rows one mask holds the first and not the second.
 
@@ -670,19 +490,3 @@ def _replaced_steps(packed: PackedSequence, units: Tensor) -> PackedSequence:
     theirs = units.to(moved.device)[owners_of(packed)]
     moved[theirs] = moved[theirs].roll(1, 0)
     return packed._replace(data=moved)
-
-
-def owners_of(packed: PackedSequence) -> Tensor:
-    """Whose each step of packed sequences is."""
-    columns = torch.cat([torch.arange(size) for size in packed.batch_sizes.tolist()])
-    columns = columns.to(packed.data.device)
-    return columns if packed.sorted_indices is None else packed.sorted_indices[columns]
-
-
-def plain(tensor: Tensor, n: int) -> list[Layout]:
-    """The dimensions that may hold one index a row, the likeliest first.
-
-    A batch is laid out row by row, so transposed rows are found along the largest stride.
-    """
-    found = [each for each in candidates(tensor, n) if each.fold is Fold.PLAIN]
-    return sorted(found, key=lambda each: -tensor.stride(each.dim))

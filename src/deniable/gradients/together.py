@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from deniable.gradients.probe import ForwardCall, undisturbed
+from deniable.gradients.calls import ForwardCall
+from deniable.gradients.undisturbed import undisturbed
 from deniable.shards import Shards
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from deniable.errors import CaptureError
 from deniable.gradients import fallback
+from deniable.gradients.calls import ForwardCall, Key, describe
 from deniable.gradients.contributions import Contribution, exactly
 from deniable.gradients.layout import WHOLE, Layout, candidates
 from deniable.gradients.parameters import Function
-from deniable.gradients.probe import ForwardCall, Key, describe
 from deniable.gradients.rules import RULES
 from deniable.gradients.tree import tensors_in
 

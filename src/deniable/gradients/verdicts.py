@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from torch import nn
 
 from deniable.errors import CaptureError
+from deniable.gradients.calls import AGAIN, ForwardCall, Key, describe
 from deniable.gradients.layout import Fold, Layout
-from deniable.gradients.probe import AGAIN, ForwardCall, Key, Seen, Verdict, describe
+from deniable.gradients.probe import Seen, Verdict
 
 Trail = set[tuple[str, str]]
 """Which call followed which, by name."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from deniable.gradients.layout import Owners
 
@@ -90,3 +91,10 @@ WRITTEN = Lost("a write to the same memory")
 def version(tensor: Tensor) -> int:
     """How often the memory of a tensor was written to."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def owners_of(packed: PackedSequence) -> Tensor:
+    """Whose each step of packed sequences is."""
+    columns = torch.cat([torch.arange(size) for size in packed.batch_sizes.tolist()])
+    columns = columns.to(packed.data.device)
+    return columns if packed.sorted_indices is None else packed.sorted_indices[columns]
