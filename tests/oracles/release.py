@@ -51,13 +51,13 @@ def released_sum(
         strategy: taken wherever it exists; without one, strategies are measured.
     """
     [found] = released_sums(
-        [strategy], model, batch, loss, bound, rows=rows, per_row=per_row, unit=unit, drawn=drawn
+        [(drawn, strategy)], model, batch, loss, bound, rows=rows, per_row=per_row, unit=unit
     )
     return found
 
 
 def released_sums(
-    strategies: Sequence[str | None],
+    steps: Sequence[tuple[int | None, str | None]],
     model: nn.Module,
     batch: Sequence[Tensor],
     loss: Loss,
@@ -66,23 +66,24 @@ def released_sums(
     rows: int | None = None,
     per_row: bool = False,
     unit: Unit | None = None,
-    drawn: int | None = None,
 ) -> Iterator[dict[str, Tensor]]:
-    """The same batch released once by each of several strategies, in steps of one training."""
+    """What each step of one training releases: of so many units, and by this strategy."""
     if not len(batch[0]):
-        batch, drawn = [torch.zeros(1, *each.shape[1:], dtype=each.dtype) for each in batch], 0
+        batch = [torch.zeros(1, *each.shape[1:], dtype=each.dtype) for each in batch]
+        steps = [(0, strategy) for _, strategy in steps]
     unit = unit or deniable.Example()
     units = unit.population(len(batch[0]))
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
     plan = deniable.Plan(
-        examples=units, batch_size=units, steps=len(strategies), noise_multiplier=0.0, delta=1e-3
+        examples=units, batch_size=units, steps=len(steps), noise_multiplier=0.0, delta=1e-3
     )
-    seed = 0 if all(strategies) else None
+    seed = 0 if all(strategy for _, strategy in steps) else None
     bound = bound if isinstance(bound, deniable.Bound) else deniable.Clip(bound)
     private = deniable.attach(model, optimizer, plan, bound, unit=unit, seed=seed)
-    private._source.sampling.draw = lambda: np.arange(units if drawn is None else drawn)
+    drawn = iter([np.arange(units if number is None else number) for number, _ in steps])
+    private._source.sampling.draw = lambda: next(drawn)
     for piece in private.batches(tuple(batch), rows=rows):
-        private._capture.chooser.force = strategies[private.steps]
+        private._capture.chooser.force = steps[private.steps][1]
         value = loss(model, *piece)
         if per_row:
             private.backward(value)
