@@ -171,7 +171,7 @@ def test_a_killed_run_goes_on_only_where_the_arithmetic_is_the_same(
     """Another rounding under the same noise would show the difference. Pitfall: privacy 11."""
     crashed(settings(), tmp_path, step=5)
     elsewhere(monkeypatch, name)
-    with pytest.raises(CheckpointError, match=f"killed under {name} .*, here is 1.0"):
+    with pytest.raises(CheckpointError, match=f"killed under {name} .*, here is {name} 1.0"):
         resume(tmp_path)
 
 

@@ -76,24 +76,19 @@ def measured(path: Path, record: Record, limit: Spent | PrivacyCurve | None) -> 
         return None
     findings = [each for each in values["findings"] if isinstance(each, Mapping)]
     whole = [
-        (_NAMES.get(str(each.get("name")), str(each.get("name"))), value)
+        (each, value)
         for each in findings
         if each.get("kind") == "whole run" and (value := _bound(each)) is not None
     ]
-    assuming_nothing = [
-        value
-        for each in findings
-        if each.get("kind") == "whole run"
-        and (value := _bound(each)) is not None
-        and number(mapping(each, "bound"), "mu") is None
-    ]
+    named = [(_NAMES.get(str(each.get("name")), str(each.get("name"))), v) for each, v in whole]
+    assuming_nothing = [v for each, v in whole if number(mapping(each, "bound"), "mu") is None]
     claim = number(mapping(values, "claim"), "epsilon")
     confidence, kinds = mapping(values, "confidence"), record.section("canaries")
     canaries = sum(number(kinds, each) or 0.0 for each in ("gradients", "examples"))
     return Measured(
         holds=values.get("holds") is True,
         rows=[_row(each) for each in findings],
-        figures=_figures(whole, claim, values.get("roc"), limit),
+        figures=_figures(named, claim, values.get("roc"), limit),
         lowest=words.rounded_down(max(assuming_nothing), 3) if assuming_nothing else None,
         alone=words.percent(number(confidence, "alone"), 0),
         together=words.percent(number(confidence, "together"), 0),

@@ -379,17 +379,18 @@ def _check_same(
     """
     before = saved.get("environment") or record["environment"]
     differing = [
-        (f"{name} {before[name]}", here[name])
+        (f"{name} {before[name]}", f"{name} {here[name]}")
         for name in _MUST_AGREE
         if before.get(name, here[name]) != here[name]
     ]
     trained, now = saved.get("settings", settings.to_json()), settings.to_json()
     differing += [
-        (f"the setting {name} {trained.get(name)}", now[name])
+        (f"the setting {name} {trained.get(name)}", f"{name} {now[name]}")
         for name in now
         if name not in _OF_THE_PLACE and trained.get(name) != now[name]
     ]
-    for was, found in differing:
+    if differing:
+        was, found = (", ".join(each) for each in zip(*differing, strict=True))
         raise CheckpointError(
             f"This run was killed under {was}, here is {found}. The steps after its checkpoint "
             "must be repeated bit for bit, or the same noise would cover two different sums. "
