@@ -32,7 +32,7 @@ check: $(VENV)/.installed  ## Lint, format, types, layers, and the documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --quiet --doctest-modules --doctest-glob='*.md' src README.md docs/privacy.md docs/accounting.md docs/sampling.md docs/bounds.md docs/ledger.md docs/models.md docs/audit.md docs/attacks.md docs/text.md docs/collaborate.md tests/test_documentation.py tests/test_pitfalls.py
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --quiet --doctest-modules --doctest-glob='*.md' src README.md docs/privacy.md docs/accounting.md docs/sampling.md docs/bounds.md docs/ledger.md docs/models.md docs/loops.md docs/audit.md docs/attacks.md docs/text.md docs/collaborate.md tests/test_documentation.py tests/test_pitfalls.py
 
 docs: $(VENV)/.installed  ## Write again what the pages repeat of the code: commands, names, tests
 	@PYTHONPATH=. $(BIN)/python docs/generate.py

@@ -266,12 +266,64 @@ def test_the_loop_ends_when_the_plan_does() -> None:
     assert list(private.batches(small_data())) == []
 
 
-def test_a_closure_is_refused() -> None:
-    """Pitfall: privacy 5: a closure would see the batch again after the noise was drawn."""
+@pytest.mark.parametrize("rows", [None, 8])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_closure_is_evaluated_once_and_before_the_noise(by_name: bool, rows: int | None) -> None:
+    """Pitfall: privacy 5: after the noise its gradient would go around the bound."""
+    model, optimizer, private = attached(plan=small_plan(noise_multiplier=0.0, batch_size=40))
+    everyone(private)
+    data, losses, evaluated = small_data(), [], 0
+    expected = clipped_sum(model, data, loss_of, 1.0)
+
+    def closure(batch: Any) -> Tensor:
+        nonlocal evaluated
+        evaluated += 1
+        optimizer.zero_grad()
+        loss = loss_of(model, *batch)
+        loss.backward()
+        return loss
+
+    for batch in private.batches(data, rows=rows, steps=1):
+        once = partial(closure, batch)
+        losses.append(optimizer.step(closure=once) if by_name else optimizer.step(once))
+    assert private.steps == 1
+    assert evaluated == len(losses) == (1 if rows is None else 5)
+    assert all(loss.requires_grad for loss in losses)
+    found = {name: parameter.grad * 40 for name, parameter in model.named_parameters()}
+    assert relative_error(found, expected) < 1e-5
+
+
+def test_a_closure_that_fails_releases_nothing() -> None:
     model, optimizer, private = attached()
+
+    def fails() -> None:
+        raise ValueError("no loss")
+
     for batch in private.batches(small_data()):
-        with pytest.raises(StepError, match="closure"):
-            optimizer.step(partial(loss_of, model, *batch))
+        with pytest.raises(ValueError, match="no loss"):
+            optimizer.step(fails)  # type: ignore[arg-type]
+        assert private.steps == 0
+        loss_of(model, *batch).backward()
+        optimizer.step(lambda: None)
+        break
+    assert private.steps == 1
+
+
+def test_an_optimizer_that_evaluates_a_closure_twice_is_refused() -> None:
+    """Its second gradient would be the first, with the same noise. Pitfall: privacy 5."""
+
+    class Twice(torch.optim.SGD):
+        def step(self, closure):  # type: ignore[no-untyped-def]
+            closure()
+            return closure()
+
+    model = small_model()
+    optimizer = Twice(model.parameters(), lr=0.1)
+    private = deniable.attach(model, optimizer, small_plan())
+    for batch in private.batches(small_data()):
+        loss_of(model, *batch).backward()
+        with pytest.raises(StepError, match="evaluated its closure twice"):
+            optimizer.step(lambda: None)
         break
 
 

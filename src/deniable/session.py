@@ -8,7 +8,7 @@ records it, and the optimizer receives the release in its step pre-hook.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -562,15 +562,19 @@ class PrivateSession:
 
     # -- one release ---------------------------------------------------------------------------
 
-    def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The optimizer's step pre-hook: hand it the release, or nothing."""
-        if kwargs.get("closure") is not None or any(each is not None for each in args[1:]):
-            raise StepError(
-                "optimizer.step(closure) evaluates the loss again after the noise was drawn, which "
-                "would release more than is accounted. Call backward() and then step() without a "
-                "closure."
-            )
+    def _before_step(
+        self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The optimizer's step pre-hook: hand it the release, or nothing.
+
+        A closure is evaluated here, before the noise; the optimizer gets what it returned.
+        """
         piece = self._open.to_step()
+        closure = next(iter(args[1:]), None) or kwargs.get("closure")
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+            args, kwargs = args[:1], {**kwargs, "closure": _once(loss)}
         self._unchanged.check()
         self._finish()
         if piece.last:
@@ -584,6 +588,7 @@ class PrivateSession:
         else:
             for parameter in self._parameters.values():
                 parameter.grad = None
+        return args, kwargs
 
     def _finish(self) -> None:
         """The open piece joins its batch's sum."""
@@ -765,6 +770,21 @@ class PrivateSession:
                 f"The saved state is of run {state['run_id']!r}, this session of {self.run_id!r}. "
                 f"Attach with run_id={state['run_id']!r} and the ledger of that run."
             )
+
+
+def _once(loss: Any) -> Callable[[], Any]:
+    """A closure that was evaluated already."""
+    left = [loss]
+
+    def evaluated() -> Any:
+        if not left:
+            raise StepError(
+                "The optimizer evaluated its closure twice in one step, and there is one release a "
+                "step, of the first. Use an optimizer that needs one gradient a step."
+            )
+        return left.pop()
+
+    return evaluated
 
 
 def _room(plan: Plan, budget: float) -> int:
