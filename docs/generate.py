@@ -64,6 +64,7 @@ MODULES = (
     "deniable.training",
     "deniable.audit",
     "deniable.collaborate",
+    "deniable.modes",
     "deniable.settings",
     "deniable.checkpoint",
     "deniable.runfolder",

@@ -6,8 +6,10 @@ import math
 from typing import Any
 
 import pytest
+import typer
 
 from deniable import data
+from deniable.cli import app
 from deniable.errors import SettingsError
 from deniable.settings import DEFAULTS, WIDE, Settings
 
@@ -130,3 +132,23 @@ def test_without_privacy_there_is_no_noise_and_no_bound_to_speak_of() -> None:
 def test_without_privacy_nothing_private_can_be_asked_for(given: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=f"nothing for {next(iter(given))} to say"):
         Settings.choose("digits", privacy=False, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"upload": 0.0}, "upload must lie above 0 and up to 1"),
+        ({"upload": 1.5}, "upload must lie above 0 and up to 1"),
+        ({"carry": True}, "carry keeps what was not uploaded"),
+    ],
+)
+def test_what_a_worker_sends_is_checked_before_anything_is_made(
+    given: dict[str, Any], error: str
+) -> None:
+    with pytest.raises(SettingsError, match=error):
+        Settings.choose("mnist", workers=2, mode="local", **given)
+
+
+def test_every_setting_is_an_option_of_the_command() -> None:
+    options = {each.name for each in typer.main.get_command(app).commands["train"].params}
+    assert Settings.names() <= options

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from deniable.errors import SettingsError
+from deniable.modes import MODES, Central, Mode, mode_from_json
 
 BOUNDS = ("clip", "per-layer", "adaptive", "automatic", "tanh", "tanh-clip")
 # Settings that say something of some bounds only.
@@ -21,7 +22,7 @@ OF_BOUNDS = {
     "active_range": ("tanh", "tanh-clip"),
 }
 # How workers train together, and the settings that only some modes have.
-OF_MODES = {"central": (), "shares": ("survives",), "local": ("upload", "carry")}
+OF_MODES = {name: tuple(each.name for each in fields(kind)) for name, kind in MODES.items()}
 
 WIDE = 1e9  # a clip norm that no gradient exceeds
 
@@ -76,7 +77,7 @@ class Settings:
     Attributes:
         data: which data set, by name.
         data_dir: the folder that holds its files; None: DENIABLE_DATA, or a download.
-        model: a name from `deniable.models.NAMES`, or `module:factory`.
+        model: a name from `deniable.models.MODELS`, or `module:factory`.
         optimizer: a name from `deniable.models.OPTIMIZERS`.
         lr: the optimizer's learning rate.
         momentum: of sgd and rmsprop.
@@ -197,10 +198,7 @@ class Settings:
             )
         if self.patience is not None and not (math.isfinite(self.patience) and self.patience > 0):
             raise SettingsError(f"patience must be positive and finite, got {self.patience!r}.")
-        if self.mode is not None and self.mode not in OF_MODES:
-            raise SettingsError(
-                f"No mode is called {self.mode!r}. Choose one of {', '.join(OF_MODES)}."
-            )
+        self.worker_mode()
 
     @classmethod
     def choose(cls, data: str, *, privacy: bool = True, **given: Any) -> Settings:
@@ -245,6 +243,22 @@ class Settings:
             defaults["epsilon"] = 3.0
         return cls(data=data, **(defaults | given))
 
+    @classmethod
+    def names(cls) -> set[str]:
+        """Of all settings."""
+        return {each.name for each in fields(cls)}
+
+    def worker_mode(self) -> Mode:
+        """The mode in which several workers train.
+
+        Raises:
+            SettingsError: there is no such mode, or a setting of it is out of its range.
+        """
+        name = self.mode or Central.name
+        given = {each: getattr(self, each) for each in OF_MODES.get(name, ())}
+        known = {each: value for each, value in given.items() if value is not None}
+        return mode_from_json({"name": name} | known)
+
     def to_json(self) -> dict[str, Any]:
         """Every setting, by name."""
         return asdict(self)
@@ -256,7 +270,7 @@ class Settings:
         Raises:
             SettingsError: a setting is missing, not known to this version, or out of its range.
         """
-        known = {field.name for field in fields(cls)}
+        known = cls.names()
         if set(values) != known:
             raise SettingsError(
                 f"The saved settings do not fit this version of deniable: missing "
@@ -273,10 +287,10 @@ def _check_collaboration(given: Mapping[str, Any]) -> None:
             if name in given:
                 raise SettingsError(f"{name} is for several workers: give --workers too.")
     mode = given.get("mode", "central")
-    for name in ("survives", "upload", "carry"):
-        if name in given and name not in OF_MODES.get(mode, (name,)):
-            [of] = [each for each, names in OF_MODES.items() if name in names]
-            raise SettingsError(f"{name} is for the mode {of}, not for {mode}.")
+    for of, names in OF_MODES.items():
+        for name in names:
+            if name in given and mode in OF_MODES and mode != of:
+                raise SettingsError(f"{name} is for the mode {of}, not for {mode}.")
 
 
 def _without_privacy(given: dict[str, Any]) -> None:

@@ -176,3 +176,8 @@ class PrivacyCurve:
             (each.attacker_true_positive_rate(false_positive_rate) for each in self.points),
             default=1.0,
         )
+
+
+def finite(value: float | None) -> float | None:
+    """A number as JSON knows it: None stands for infinity, and stays None."""
+    return value if value is not None and math.isfinite(value) else None

@@ -5,12 +5,12 @@ Importable without torch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from deniable.audit.estimators import LowerBound
+from deniable.units import finite
 
 CONFIDENCE = 0.95  # of one finding, taken alone
 TOGETHER = 0.99  # of all findings of an audit together: what a gate goes by
@@ -29,7 +29,7 @@ class Finding:
         surely: the same at a confidence which holds for all findings together.
         holds: whether the claim stands: `surely` is not above it, or nothing else was refuted.
         says: what was done and what came out, in a sentence or two.
-        kind: "one step", "many runs' worth", "sampling" and so on, to group findings by.
+        kind: "one step", "whole run" or "sampling", to group findings by.
     """
 
     name: str
@@ -70,14 +70,14 @@ class Finding:
         return {
             "name": self.name,
             "kind": self.kind,
-            "claim": _finite(self.claim),
+            "claim": finite(self.claim),
             "bound": None
             if self.bound is None
             else {
-                name: _finite(each) if isinstance(each, float) else each
+                name: finite(each) if isinstance(each, float) else each
                 for name, each in self.bound.to_json().items()
             },
-            "surely": _finite(self.surely),
+            "surely": finite(self.surely),
             "holds": self.holds,
             "says": self.says,
         }
@@ -123,12 +123,8 @@ class Audit:
         return {
             "version": VERSION,
             "holds": self.holds,
-            "claim": {"epsilon": _finite(self.claim), "delta": self.delta},
+            "claim": {"epsilon": finite(self.claim), "delta": self.delta},
             "confidence": {"alone": CONFIDENCE, "together": TOGETHER},
             "findings": [each.to_json() for each in self.findings],
             "roc": [[round(x, 6), round(y, 6)] for x, y in self.roc],
         }
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

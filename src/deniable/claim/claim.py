@@ -14,7 +14,7 @@ from deniable.errors import SettingsError
 from deniable.events import to_json
 from deniable.ledger import Contents, RunRecord
 from deniable.ledger.book import EXAMPLE
-from deniable.units import Neighbouring
+from deniable.units import Neighbouring, finite
 
 VERSION = 1
 FALSE_POSITIVE_RATES = (0.001, 0.01, 0.1)
@@ -152,7 +152,7 @@ class Claim:
         """The claim and its words as plain JSON values; None stands for an infinite epsilon."""
         values = asdict(self)
         for name in ("epsilon", "everything"):
-            values[name] = values[name] if math.isfinite(values[name]) else None
+            values[name] = finite(values[name])
         for name in ("sampling", "assumptions"):
             values[name] = list(values[name])
         values["neighbouring"] = self.neighbouring.value

@@ -10,6 +10,7 @@ from deniable import words
 from deniable.accounting import spent
 from deniable.accounting.coalition import without_shares
 from deniable.ledger import RunRecord
+from deniable.modes import Shares
 
 TRUSTED = (
     "The coordinator, and the links to it, are trusted: sums reach it without noise. Against it "
@@ -80,7 +81,7 @@ def coalitions(record: RunRecord, workers: int, survives: int) -> Iterator[str]:
         survives: k, where `workers - k` shares add up to the plan's noise.
     """
     plan = record.plan
-    share = plan["noise_multiplier"] / math.sqrt(workers - survives)
+    share = plan["noise_multiplier"] * Shares(survives).share(workers)
     listed = {*range(1, max(MOST_LISTED, survives) + 1), workers - 1}
     for told in sorted(each for each in listed if 1 <= each < workers):
         event = without_shares(record.event, share, told)

@@ -87,12 +87,10 @@ def opening(run: Run) -> str:
 
 def _together(run: Run) -> str:
     """Who computes, who adds the noise, and against whom epsilon holds."""
-    from deniable.collaborate.training import mode_of
-
     workers = run.settings.workers or 0
     return (
         f"{workers} {'worker' if workers == 1 else 'workers'} and a coordinator, in the mode "
-        f"{run.settings.mode}. {mode_of(run.settings).guarantee}"
+        f"{run.settings.mode}. {run.settings.worker_mode().guarantee}"
     )
 
 

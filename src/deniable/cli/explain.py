@@ -18,6 +18,7 @@ from deniable.accounting.slides import DELTA, EVENT, NOISE, RUNGS, STEPS
 from deniable.cli import options, stating
 from deniable.errors import PlanError
 from deniable.plan import Plan, Schedule
+from deniable.units import finite
 
 WHY = (
     "All of these bound the same run, each by what it knows, so the smallest may be stated. The "
@@ -163,7 +164,7 @@ def _as_json(plan: Plan, found: tuple[Rung, ...], of_slides: bool) -> dict[str, 
         "plan": plan.to_json(),
         "accountants": {
             rung.accountant.name: {
-                "epsilon": _finite(rung.epsilon),
+                "epsilon": finite(rung.epsilon),
                 "valid": rung.refusal is None,
                 "says": rung.refusal or rung.accountant.summary,
             }
@@ -183,7 +184,3 @@ def _as_json(plan: Plan, found: tuple[Rung, ...], of_slides: bool) -> dict[str, 
             for rung in RUNGS
         }
     return values
-
-
-def _finite(epsilon: float | None) -> float | None:
-    return epsilon if epsilon is not None and math.isfinite(epsilon) else None

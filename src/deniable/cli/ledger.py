@@ -20,6 +20,7 @@ from deniable.errors import LedgerError
 from deniable.events import to_json
 from deniable.ledger import Budget, Contents, Ledger
 from deniable.runfolder import ledger_at
+from deniable.units import finite
 
 ledger_app = typer.Typer(
     help="Show, limit or close the ledger of a data set.",
@@ -135,7 +136,6 @@ def _as_json(where: Path, contents: Contents) -> dict[str, Any]:
     budget = contents.budget
     delta = budget.delta if budget else planned_delta(contents.records())
     cost = budget.cost(contents.totals()) if budget else spent(contents.event(), delta).epsilon
-    cost_or_none = None if cost == float("inf") else cost
     return {
         "ledger": str(where),
         "data": contents.name,
@@ -149,7 +149,7 @@ def _as_json(where: Path, contents: Contents) -> dict[str, Any]:
         "closed": contents.closed,
         "budget": _budget_json(budget) if budget else None,
         "budgets": [{"at": at} | _budget_json(each) for at, each in contents.budgets],
-        "spent": {"epsilon": cost_or_none, "delta": delta},
+        "spent": {"epsilon": finite(cost), "delta": delta},
         "left": max(0.0, budget.epsilon - cost) if budget else None,
         "runs": [
             {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ from deniable.accounting.search import FIXED, SHAPES, TRIALS
 from deniable.cli import options
 from deniable.cli.stating import say
 from deniable.errors import SettingsError
-from deniable.events import Event, GaussianEvent
 from deniable.ledger import Ledger
 from deniable.plan import Plan
+from deniable.units import finite
 
 WHEN = (
     "A fixed number of runs composes: everything about each of them may be published. A random "
@@ -127,13 +126,12 @@ def search_command(
 
 
 def _option(search: Search, run: Plan, noise: float | None, epsilon: float | None) -> Option:
-    def run_at(noise: float) -> Event:
-        return run.sampler().part(GaussianEvent(noise, run.neighbouring), 0, run.steps)
-
     if noise is None:
         assert epsilon is not None
-        noise = search.noise_multiplier(run_at, epsilon, run.delta)
-    event = run_at(noise)
+        noise = search.noise_multiplier(
+            lambda each: run.event_with(each, run.steps), epsilon, run.delta
+        )
+    event = run.event_with(noise, run.steps)
     return Option(
         search,
         noise,
@@ -145,9 +143,7 @@ def _option(search: Search, run: Plan, noise: float | None, epsilon: float | Non
 def _record(ledger: Path, option: Option, run: Plan) -> dict[str, Any]:
     """Charges the ledger for the search, by name, and only then draws how many runs to make."""
     run_id = f"search-{secrets.token_hex(6)}"
-    event = run.sampler().part(
-        GaussianEvent(option.noise_multiplier, run.neighbouring), 0, run.steps
-    )
+    event = run.event_with(option.noise_multiplier, run.steps)
     described = {
         "plan": {"examples": run.examples, "delta": run.delta},
         "search": {"runs": option.search.runs, "trials": option.search.trials},
@@ -199,10 +195,6 @@ def _as_json(option: Option) -> dict[str, Any]:
         "accounted": "composition" if search.is_fixed else "repeat-and-select",
         "runs_8_of_10_times": [search.at_most(0.1), search.at_most(0.9)],
         "noise_multiplier": option.noise_multiplier,
-        "epsilon_of_one_run": _finite(option.run_epsilon),
-        "epsilon": _finite(option.epsilon),
+        "epsilon_of_one_run": finite(option.run_epsilon),
+        "epsilon": finite(option.epsilon),
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +21,7 @@ from deniable.events import ComposedEvent, notes, to_json
 from deniable.ledger import Ledger, RunRecord
 from deniable.report.statement import releases
 from deniable.runfolder import ledger_at
+from deniable.units import finite
 
 NOMINAL = (
     "The nominal epsilon is not a guarantee: it counts as if no unit moved a sum by more than what "
@@ -72,7 +72,7 @@ def spend_command(
             "notes": list(notes(event)),
             "runs": [_record(each) for each in records],
             **stating.as_json(found, curve),
-            "nominal": None if nominal is None else {"epsilon": _finite(nominal), "says": NOMINAL},
+            "nominal": None if nominal is None else {"epsilon": finite(nominal), "says": NOMINAL},
         }
         typer.echo(json.dumps(values, allow_nan=False))
         return
@@ -100,10 +100,6 @@ def _nominal(records: Sequence[RunRecord], delta: float) -> float | None:
         return None
     events = tuple(nominal_event(event, bound) for event, bound in described)
     return spent(ComposedEvent(events), delta).epsilon
-
-
-def _finite(epsilon: float) -> float | None:
-    return epsilon if math.isfinite(epsilon) else None
 
 
 def _refuse_choices_with_verify(run: str | None, delta: float | None) -> None:

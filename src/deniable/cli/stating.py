@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich.table import Table
 from deniable import words
 from deniable.accounting import STATED, spent
 from deniable.events import Event
-from deniable.units import Neighbouring, PrivacyCurve, Spent
+from deniable.units import Neighbouring, PrivacyCurve, Spent, finite
 
 FALSE_POSITIVE_RATE = 0.01
 NOT_PRIVATE = (
@@ -64,10 +63,7 @@ def say(console: Console, text: str) -> None:
 def as_json(found: Mapping[str, Spent], curve: PrivacyCurve) -> dict[str, Any]:
     """The claims as plain JSON values; None stands for an infinite epsilon."""
     return {
-        "epsilons": {
-            name: each.epsilon if math.isfinite(each.epsilon) else None
-            for name, each in found.items()
-        },
+        "epsilons": {name: finite(each.epsilon) for name, each in found.items()},
         "attacker": {
             "false_positive_rate": FALSE_POSITIVE_RATE,
             "true_positive_rate": curve.attacker_true_positive_rate(FALSE_POSITIVE_RATE),

@@ -187,44 +187,13 @@ def train_command(
         return
     if place is not None:
         workers = place[1] - 1
-    settings = Settings.choose(
-        data,
-        privacy=not no_privacy,
-        data_dir=None if data_dir is None else str(data_dir.resolve()),
-        model=model,
-        optimizer=optimizer,
-        lr=lr,
-        momentum=momentum,
-        batch_size=batch_size,
-        sampling=sampling,
-        max_batch_size=max_batch_size,
-        neighbouring=neighbouring,
-        epochs=epochs,
-        epsilon=epsilon,
-        noise_multiplier=noise_multiplier,
-        noise_schedule=noise_schedule,
-        batch_schedule=batch_schedule,
-        delta=delta,
-        bound=bound,
-        clip=clip,
-        quantile=quantile,
-        output_range=output_range,
-        active_range=active_range,
-        seed=seed,
-        secure=secure,
-        device=device,
-        rows=rows,
-        checkpoint_seconds=checkpoint_seconds,
-        audit=audit,
-        canaries=canaries,
-        mislabelled=mislabelled,
-        workers=workers,
-        mode=mode,
-        upload=upload,
-        carry=carry or None,
-        survives=survives,
-        patience=patience,
-    )
+    given = {name: context.params[name] for name in Settings.names() & context.params.keys()}
+    given |= {
+        "data_dir": None if data_dir is None else str(data_dir.resolve()),
+        "workers": workers,
+        "carry": carry or None,
+    }
+    settings = Settings.choose(privacy=not no_privacy, **given)
     path = out or _fresh_folder(data)
     is_new = not path.exists()
     if place is not None and not overwrite and RunFolder(path).run_json.exists():

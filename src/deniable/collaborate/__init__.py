@@ -12,10 +12,10 @@ from types import ModuleType
 from typing import Any
 
 from deniable.collaborate.coordinator import Coordinator, Round
-from deniable.collaborate.modes import MODES, Central, Local, Mode, Shares, mode_from_json
 from deniable.collaborate.parts import members, sizes_by
 from deniable.collaborate.start import Place, collaborate, local_plan
 from deniable.collaborate.worker import Worker
+from deniable.modes import MODES, Central, Local, Mode, Shares, mode_from_json
 
 __all__ = [
     "MODES",

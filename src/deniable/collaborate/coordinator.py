@@ -17,13 +17,13 @@ from deniable import words
 from deniable.bounds import Bound
 from deniable.collaborate import parts
 from deniable.collaborate.links import Broken, Message, Waited
-from deniable.collaborate.modes import Local, Mode, Shares
 from deniable.collaborate.packing import packed
 from deniable.collaborate.peers import Peer, Peers, ask
 from deniable.collaborate.sessions import Merges
 from deniable.collaborate.uploads import opened
 from deniable.errors import CollaborationError
 from deniable.events import PoissonSampledEvent
+from deniable.modes import Local, Mode, Shares
 from deniable.plan import Plan
 from deniable.rows import examples_in
 

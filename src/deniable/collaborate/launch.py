@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
 from typing import Any
@@ -31,7 +31,6 @@ class Seat:
     rank: int
     process: subprocess.Popen[bytes] | None = None
     lives: int = 0
-    ends: list[float] = field(default_factory=list)
 
     def over(self) -> int | None:
         """Its last process's exit status, once that has ended."""

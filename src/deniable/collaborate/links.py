@@ -20,8 +20,6 @@ import torch
 from torch import Tensor
 from torch.distributed import PrefixStore, ProcessGroupGloo, Store
 
-from deniable.errors import CollaborationError
-
 COORDINATOR, WORKER = 0, 1
 MEET_SECONDS = 20.0
 NOTHING = torch.empty(0, dtype=torch.uint8)
@@ -221,19 +219,3 @@ def _broken() -> Iterator[None]:
         yield
     except (RuntimeError, ValueError) as problem:
         raise Broken(str(problem)) from problem
-
-
-def reached(store: Store) -> None:
-    """Refuses to go on without the store.
-
-    Raises:
-        CollaborationError: it does not answer.
-    """
-    try:
-        store.add("alive", 0)
-    except (RuntimeError, ValueError) as problem:
-        raise CollaborationError(
-            "The meeting point of this training (the store of torch.distributed) does not answer "
-            "any more: the process that started the training has ended, or its machine cannot be "
-            "reached. Start it again; a run with a folder goes on from its checkpoint."
-        ) from problem

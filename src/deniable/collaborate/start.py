@@ -18,11 +18,11 @@ from deniable import checkpoint
 from deniable.bounds import Bound, Clip
 from deniable.collaborate import parts
 from deniable.collaborate.coordinator import Coordinator
-from deniable.collaborate.modes import Central, Mode, Shares
 from deniable.collaborate.sessions import HandsOver, Merges
 from deniable.collaborate.worker import Worker
 from deniable.errors import AttachError, CollaborationError, PlanError
 from deniable.grouping import Example, Microbatch, Unit
+from deniable.modes import Central, Mode, Shares
 from deniable.plan import Plan
 from deniable.randomness import derived_seed
 from deniable.sampling import PoissonSampler

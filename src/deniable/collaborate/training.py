@@ -14,7 +14,6 @@ from torch import nn
 from torch.distributed import Store
 
 from deniable.collaborate.coordinator import Coordinator
-from deniable.collaborate.modes import Central, Mode, mode_from_json
 from deniable.collaborate.sessions import Merges
 from deniable.collaborate.start import Place, check, collaborate
 from deniable.collaborate.worker import Worker
@@ -43,17 +42,6 @@ SPEED_SECONDS = 0.5
 ALIKE = 0.15  # speeds that differ by less are taken for the same: measuring is no more exact
 
 
-def mode_of(settings: Settings) -> Mode:
-    """The mode that the settings name."""
-    of_mode: dict[str, dict[str, Any]] = {
-        "central": {},
-        "shares": {"survives": settings.survives or 0},
-        "local": {"upload": settings.upload or 1.0, "carry": settings.carry},
-    }
-    name = settings.mode or Central.name
-    return mode_from_json({"name": name} | of_mode[name])
-
-
 def merging(settings: Settings) -> Any:
     """What `begin` and `resume` make the coordinator's session with.
 
@@ -64,7 +52,7 @@ def merging(settings: Settings) -> Any:
     def make(
         model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, **given: Any
     ) -> Merges:
-        bound, mode = given.pop("bound"), mode_of(settings)
+        bound, mode = given.pop("bound"), settings.worker_mode()
         check(plan, bound, mode, Example(), settings.workers or 0, None)
         session = Merges(
             model, optimizer, plan, bound, Example(), loss_reduction="mean", budget=plan.epsilon,
@@ -95,8 +83,8 @@ def coordinate(run: Run, place: Place, watch: Watch = lambda _: None) -> bool:
         "collaboration",
         {
             "workers": settings.workers,
-            "mode": mode_of(settings).to_json(),
-            "guarantee": mode_of(settings).guarantee,
+            "mode": settings.worker_mode().to_json(),
+            "guarantee": settings.worker_mode().guarantee,
             "sizes": None,
         },
     )
@@ -109,7 +97,7 @@ def coordinate(run: Run, place: Place, watch: Watch = lambda _: None) -> bool:
         run.model,
         run.optimizer,
         session,
-        mode_of(settings),
+        settings.worker_mode(),
         place.workers,
         place.store,
         sizes=about["sizes"],
@@ -193,7 +181,7 @@ def work(place: Place, folder: Path | None, data_dir: str | None = None) -> None
         optimizer,
         Plan.from_json(told["plan"]),
         bound_for(settings),
-        mode=mode_of(settings),
+        mode=settings.worker_mode(),
         speed=measured_speed(model, data.train.inputs.shape[1:], device),
         folder=folder,
         run_id=told["run_id"],

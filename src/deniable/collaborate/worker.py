@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed import Store
@@ -17,12 +18,12 @@ from deniable.claim import Claim
 from deniable.collaborate import parts
 from deniable.collaborate.coordinator import terms
 from deniable.collaborate.links import MEET_SECONDS, WORKER, Broken, Link, Message, Waited
-from deniable.collaborate.modes import Central, Local, Mode
 from deniable.collaborate.packing import unpacked
 from deniable.collaborate.sessions import HandsOver
 from deniable.collaborate.uploads import Upload
 from deniable.eligibility import bound_parameters
 from deniable.errors import CollaborationError
+from deniable.modes import Central, Local, Mode
 from deniable.plan import Plan
 from deniable.session import PrivateSession
 from deniable.units import BoundedSum, Spent
@@ -107,7 +108,7 @@ class Worker:
     def members(self) -> parts.Indices:
         """The units of this worker's part."""
         if self._sizes is None:
-            return parts.members([self.plan.examples], 0)[:0]
+            return np.empty(0, np.int64)
         return parts.members(self._sizes, self.worker)
 
     def spent(self) -> Spent:

@@ -31,7 +31,7 @@ from deniable.papers.training import named_bound
 from deniable.plan import Plan
 from deniable.rows import as_tensors
 from deniable.session import attach
-from deniable.training.run import finite
+from deniable.units import finite
 
 RATES = (0.001, 0.01)
 INVERSION = Inversion(process=smoothed)

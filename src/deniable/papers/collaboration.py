@@ -30,7 +30,7 @@ from deniable.papers.training import SECONDS_BETWEEN_WORDS, set_rate
 from deniable.pca import PublicPCA
 from deniable.plan import Plan
 from deniable.training import evaluate
-from deniable.training.run import finite
+from deniable.units import finite
 
 PUBLIC = "fashion-mnist"
 FIRST = 8  # rounds in which ways are still being tried

@@ -32,8 +32,7 @@ from deniable.runfolder import RunFolder
 from deniable.session import attach
 from deniable.settings import Settings
 from deniable.training import Moment, Run, evaluate, fit
-from deniable.training.run import finite
-from deniable.units import Spent
+from deniable.units import Spent, finite
 from deniable.words import percent, rounded_up
 
 CHECKPOINT_SECONDS = 60.0
@@ -193,20 +192,25 @@ def _plan(point: Training, examples: int, released: Event, noise: float | None) 
     """The plan whose steps, beside what was released before, stay within the point's epsilon."""
     size, delta, sampling = min(point.batch_size, examples), point.delta, point.sampling
     steps = round(point.epochs * (examples // size))
+
+    def plan_of(noise: float, steps: int) -> Plan:
+        return Plan(
+            examples, size, delta=delta, noise_multiplier=noise, steps=steps, sampling=sampling
+        )
+
     if noise is None:
         assert point.epsilon is not None, "a point states its noise or its epsilon"
-
-        like = Plan(examples, size, delta=delta, noise_multiplier=1.0, steps=steps)
+        like = plan_of(1.0, steps)
         noise = noise_multiplier_for(
             lambda each: ComposedEvent((released, like.event_with(each, steps))),
             point.epsilon,
             delta,
         )
-    plan = Plan(examples, size, delta=delta, noise_multiplier=noise, steps=steps, sampling=sampling)
+    plan = plan_of(noise, steps)
     if point.epsilon is None or noise == 0:
         return plan
     room = plan.steps_within(point.epsilon, 0, released)
-    return Plan(examples, size, delta=delta, noise_multiplier=noise, steps=room, sampling=sampling)
+    return plan_of(noise, room)
 
 
 def _bound(point: Training, model: nn.Module, public: tuple[Tensor, Tensor] | None) -> bounds.Bound:

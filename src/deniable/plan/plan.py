@@ -19,7 +19,7 @@ from deniable.plan.schedule import CONSTANT, Phase, Schedule
 from deniable.plan.solve import Asked, solve
 from deniable.plan.terms import Terms
 from deniable.sampling import Sampling
-from deniable.units import Neighbouring
+from deniable.units import Neighbouring, finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -274,7 +274,7 @@ class Plan:
         """The plan as plain JSON values; an infinite epsilon is written as None."""
         values = asdict(self)
         values["neighbouring"] = self.neighbouring.value
-        values["epsilon"] = self.epsilon if math.isfinite(self.epsilon) else None
+        values["epsilon"] = finite(self.epsilon)
         return values | {name: getattr(self, name).to_json() for name in SCHEDULES}
 
     @classmethod

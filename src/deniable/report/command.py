@@ -6,19 +6,16 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-# Where a run is written, whether it goes on and how it prints are no part of what it computes.
-_NOT_OF_THE_RUN = {"out", "resume", "json"}
-
 
 def command(settings: Mapping[str, Any]) -> list[str]:
     """The `deniable train` command line in its parts, quoted for a shell, less what was unset.
 
-    >>> command({"data": "digits", "epsilon": 3.0, "seed": None, "secure": True, "out": "runs/a"})
+    >>> command({"data": "digits", "epsilon": 3.0, "seed": None, "secure": True})
     ['deniable train', '--data digits', '--epsilon 3.0', '--secure']
     """
     parts = ["deniable train"]
     for name, value in settings.items():
-        if name in _NOT_OF_THE_RUN or value is None or value is False:
+        if value is None or value is False:
             continue
         option = f"--{str(name).replace('_', '-')}"
         parts.append(shlex.join([option] if value is True else [option, str(value)]))

@@ -14,7 +14,8 @@ from deniable.accounting import Meter
 from deniable.errors import BudgetError
 from deniable.session import PrivateSession
 from deniable.training.interrupt import stop_when_asked
-from deniable.training.run import Run, Tally, finite, torch_randomness
+from deniable.training.run import Run, Tally, torch_randomness
+from deniable.units import finite
 
 HISTORY_ROWS = 20
 TEST_ROWS = 1000

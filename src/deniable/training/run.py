@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ from deniable.ledger import Ledger
 from deniable.runfolder import RunFolder, replaced, write_json
 from deniable.session import PrivateSession
 from deniable.settings import Settings
+from deniable.units import finite
 
 
 @dataclass
@@ -186,11 +186,6 @@ class Run:
 
 def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
     return {name: torch.as_tensor(np.asarray(each)) for name, each in state.items()}
-
-
-def finite(value: float) -> float | None:
-    """JSON knows no infinity: None stands for it."""
-    return value if math.isfinite(value) else None
 
 
 def torch_randomness(device: torch.device) -> list[Tensor]:
