@@ -139,3 +139,16 @@ def test_help_never_loads_torch(arguments: list[str]) -> None:
         [sys.executable, "-c", program, *arguments], check=False, stdout=subprocess.DEVNULL
     )
     assert done.returncode == 0
+
+
+def test_the_layers_of_the_page_are_those_that_are_checked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    [checked] = [
+        each["layers"]
+        for each in project["tool"]["importlinter"]["contracts"]
+        if each["type"] == "layers"
+    ]
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = page.partition("## Layers")[2].partition("```text")[2].partition("```")[0]
+    lines = [line.split("   ")[0].strip() for line in drawn.splitlines() if line[:1].strip()]
+    assert lines == checked

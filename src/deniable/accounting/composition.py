@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deniable.accounting.base import Counting
 from deniable.accounting.gaussian import gaussian_epsilon
 from deniable.accounting.sampled import pairs
-from deniable.accounting.tally import SingleEvent, check_delta, is_noiseless, is_pure, tally
-from deniable.events import Event
+from deniable.accounting.tally import SingleEvent, is_pure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,33 +29,28 @@ if TYPE_CHECKING:
 SPLITS = np.array([*np.arange(1, 20) / 20, 0.98, 0.99, 0.999, 1])
 
 
-class BasicAccountant:
+class BasicAccountant(Counting):
     """Basic composition: epsilons add up, and so do deltas.
 
     Source: Dwork et al., 2006, "Our Data, Ourselves", theorem 1; the epsilon of one release is the
     exact one of its Gaussian noise (Balle & Wang, 2018). Of sampling, it looks at how far a unit
     can move the sum and no more, so that this holds for batches drawn in any way.
+
+    >>> from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
+    >>> step = PoissonSampledEvent(0.01, GaussianEvent(4.0))
+    >>> round(BasicAccountant().epsilon(SelfComposedEvent(step, 10_000), 1e-5))
+    13956
     """
 
     name = "basic"
     summary = "adds up the steps, as if every one went as badly as it can"
 
-    def epsilon(self, event: Event, delta: float) -> float:
-        """The epsilon at which `event` is (epsilon, delta)-private; infinite without noise.
-
-        Raises:
-            AccountingError: delta is not strictly between 0 and 1.
-            UnknownEventError: an event that is not known here.
-
-        >>> from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
-        >>> step = PoissonSampledEvent(0.01, GaussianEvent(4.0))
-        >>> round(BasicAccountant().epsilon(SelfComposedEvent(step, 10_000), 1e-5))
-        13956
-        """
-        return _composed(event, delta, _basic)
+    def _of_counts(self, counts: Counter[SingleEvent], delta: float) -> float:
+        """Epsilons at their shares of delta, added up."""
+        return _basic(_Releases.of(counts), delta)
 
 
-class StrongAccountant:
+class StrongAccountant(Counting):
     """Strong composition: it is unlikely that all steps go badly, so epsilon grows like a root.
 
     Source: Kairouz, Oh & Viswanath, 2015, "The Composition Theorem for Differential Privacy",
@@ -65,27 +59,22 @@ class StrongAccountant:
     way, as basic composition does.
 
     Guarantees: never above basic composition.
+
+    >>> from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
+    >>> step = PoissonSampledEvent(0.01, GaussianEvent(4.0))
+    >>> round(StrongAccountant().epsilon(SelfComposedEvent(step, 10_000), 1e-5))
+    9191
     """
 
     name = "strong"
     summary = "hardly all steps go badly; but of each it knows epsilon and delta only"
 
-    def epsilon(self, event: Event, delta: float) -> float:
-        """The epsilon at which `event` is (epsilon, delta)-private; infinite without noise.
-
-        Raises:
-            AccountingError: delta is not strictly between 0 and 1.
-            UnknownEventError: an event that is not known here.
-
-        >>> from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
-        >>> step = PoissonSampledEvent(0.01, GaussianEvent(4.0))
-        >>> round(StrongAccountant().epsilon(SelfComposedEvent(step, 10_000), 1e-5))
-        9191
-        """
-        return _composed(event, delta, _strong)
+    def _of_counts(self, counts: Counter[SingleEvent], delta: float) -> float:
+        """Epsilons at their shares of delta, composed by theorem 3.5."""
+        return _strong(_Releases.of(counts), delta)
 
 
-class AmplifiedAccountant:
+class AmplifiedAccountant(Counting):
     """Strong composition of steps that each see a random part of the data.
 
     A release at (epsilon, delta) on a batch that each unit joins with probability q is
@@ -96,24 +85,19 @@ class AmplifiedAccountant:
     how a batch was drawn, q is 1.
 
     Guarantees: never above strong composition.
+
+    >>> from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
+    >>> step = PoissonSampledEvent(0.01, GaussianEvent(4.0))
+    >>> round(AmplifiedAccountant().epsilon(SelfComposedEvent(step, 10_000), 1e-5), 2)
+    14.19
     """
 
     name = "amplified"
     summary = "the same, of steps that tell less because each sees a random batch"
 
-    def epsilon(self, event: Event, delta: float) -> float:
-        """The epsilon at which `event` is (epsilon, delta)-private; infinite without noise.
-
-        Raises:
-            AccountingError: delta is not strictly between 0 and 1.
-            UnknownEventError: an event that is not known here.
-
-        >>> from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
-        >>> step = PoissonSampledEvent(0.01, GaussianEvent(4.0))
-        >>> round(AmplifiedAccountant().epsilon(SelfComposedEvent(step, 10_000), 1e-5), 2)
-        14.19
-        """
-        return _composed(event, delta, _amplified)
+    def _of_counts(self, counts: Counter[SingleEvent], delta: float) -> float:
+        """The same, each amplified by its sampling before."""
+        return _amplified(_Releases.of(counts), delta)
 
 
 @dataclass(frozen=True)
@@ -154,14 +138,6 @@ def _worst(event: SingleEvent) -> tuple[float, float]:
     possible = [pair for probability, pair in pairs(event) if probability]
     noises = [each.noise / 2 if each.kind == "replaced" else each.noise for each in possible]
     return possible[0].rate, min(noises)
-
-
-def _composed(event: Event, delta: float, theorem: Callable[[_Releases, float], float]) -> float:
-    check_delta(delta)
-    counts = tally(event)
-    if is_noiseless(counts):
-        return math.inf
-    return theorem(_Releases.of(counts), delta) if counts else 0.0
 
 
 def _basic(releases: _Releases, delta: float) -> float:

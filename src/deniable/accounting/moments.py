@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deniable.accounting.base import Counting
 from deniable.accounting.rdp import ORDERS, ROUNDING
-from deniable.accounting.tally import SingleEvent, check_delta, is_noiseless, split, tally
-from deniable.events import Event
+from deniable.accounting.tally import SingleEvent, split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 MOMENTS = tuple(int(order) - 1 for order in ORDERS if order >= 2 and float(order).is_integer())
 
 
-class MomentsAccountant:
+class MomentsAccountant(Counting):
     """Adds up the logarithms of the moments of the privacy loss, and bounds its tail by Markov.
 
     `alpha(l) = log E[(p / p0)^(l + 1)]`, the mean over noise alone, `p0`, of its density and that
@@ -33,29 +34,18 @@ class MomentsAccountant:
     Differential Privacy of the Sampled Gaussian Mechanism", section 3.1).
 
     Guarantees: never below `RdpAccountant`.
+
+    >>> from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
+    >>> step = PoissonSampledEvent(0.01, GaussianEvent(4.0))
+    >>> round(MomentsAccountant().epsilon(SelfComposedEvent(step, 10_000), 1e-5), 4)
+    1.2586
     """
 
     name = "moments"
     summary = "follows the true loss of sampled noise, by its moments of whole order"
 
-    def epsilon(self, event: Event, delta: float) -> float:
-        """The epsilon at which `event` is (epsilon, delta)-private; infinite without noise.
-
-        Raises:
-            AccountingError: delta is not strictly between 0 and 1.
-            UnknownEventError: an event that is not known here.
-
-        >>> from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
-        >>> step = PoissonSampledEvent(0.01, GaussianEvent(4.0))
-        >>> round(MomentsAccountant().epsilon(SelfComposedEvent(step, 10_000), 1e-5), 4)
-        1.2586
-        """
-        check_delta(delta)
-        counts = tally(event)
-        if is_noiseless(counts):
-            return math.inf
-        if not counts:
-            return 0.0
+    def _of_counts(self, counts: Counter[SingleEvent], delta: float) -> float:
+        """Moments added up, and their tail bounded at the best order."""
         logarithms = sum(count * _log_moments(each) for each, count in counts.items())
         return float(np.min((logarithms + math.log(1 / delta)) / np.array(MOMENTS)))
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deniable.accounting import sampled
+from deniable.accounting.base import Counting
 from deniable.accounting.gaussian import gaussian_epsilon
 from deniable.accounting.rdp import RdpAccountant
-from deniable.accounting.tally import SingleEvent, is_noiseless, noise_of, tally
-from deniable.events import Event, GaussianEvent, RepeatAndSelectEvent
+from deniable.accounting.tally import SingleEvent, is_noiseless, noise_of
+from deniable.events import GaussianEvent, RepeatAndSelectEvent
 
 if TYPE_CHECKING:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
@@ -29,7 +30,7 @@ MOST_POINTS, MOST_COMPOSED_POINTS = 30_000, 2**19
 RESOLUTION = 0.01
 
 
-class PldAccountant:
+class PldAccountant(Counting):
     """Composes the distribution of the privacy loss itself, discretised upwards.
 
     Source: Koskela, Jalko & Honkela, 2020, "Computing Tight Differential Privacy Guarantees Using
@@ -44,26 +45,20 @@ class PldAccountant:
     would be too coarse: for more than a million releases, delta below `1e-14 * releases`, or losses
     in the hundreds; and where the best of many runs was released, of which no loss distribution is
     known.
+
+    >>> from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
+    >>> step = PoissonSampledEvent(256 / 60_000, GaussianEvent(1.1))
+    >>> round(PldAccountant().epsilon(SelfComposedEvent(step, 14_040), 1e-5), 3)
+    2.38
     """
 
     name = "pld"
     summary = "keeps the whole distribution of the loss: all but rounding"
 
-    def epsilon(self, event: Event, delta: float) -> float:
-        """The epsilon at which `event` is (epsilon, delta)-private; infinite without noise.
-
-        Raises:
-            AccountingError: delta is not strictly between 0 and 1.
-            UnknownEventError: an event that is not known here.
-
-        >>> from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
-        >>> step = PoissonSampledEvent(256 / 60_000, GaussianEvent(1.1))
-        >>> round(PldAccountant().epsilon(SelfComposedEvent(step, 14_040), 1e-5), 3)
-        2.38
-        """
-        bound = RdpAccountant().epsilon(event, delta)
-        counts = tally(event)
-        if bound == math.inf or not counts:
+    def _of_counts(self, counts: Counter[SingleEvent], delta: float) -> float:
+        """Loss distributions composed, and never above the RDP bound."""
+        bound = RdpAccountant()._of_counts(counts, delta)
+        if bound == math.inf:
             return bound
         if all(isinstance(each, GaussianEvent) for each in counts):
             return float(gaussian_epsilon(_whole_noise(counts), delta))

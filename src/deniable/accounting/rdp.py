@@ -12,17 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deniable.accounting.base import Counting
 from deniable.accounting.sampled import pairs
 from deniable.accounting.selection import selected
-from deniable.accounting.tally import (
-    SingleEvent,
-    check_delta,
-    is_noiseless,
-    is_pure,
-    noise_of,
-    tally,
-)
-from deniable.events import Event, RepeatAndSelectEvent
+from deniable.accounting.tally import SingleEvent, is_pure, noise_of, tally
+from deniable.events import RepeatAndSelectEvent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +34,7 @@ _ORDERS = np.array(ORDERS)
 ROUNDING = 1e-14
 
 
-class RdpAccountant:
+class RdpAccountant(Counting):
     """Composes Renyi divergences at fixed orders and converts their sum once.
 
     Source: Mironov, Talwar & Zhang, 2019, "Renyi Differential Privacy of the Sampled Gaussian
@@ -49,29 +43,18 @@ class RdpAccountant:
     sampling and relation, and `selection` what the best of many runs does. Laplace noise: Mironov,
     2017, "Renyi Differential Privacy", table II; a release of which only epsilon is known: the
     same, for randomised response.
+
+    >>> from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
+    >>> step = PoissonSampledEvent(256 / 60_000, GaussianEvent(1.1))
+    >>> round(RdpAccountant().epsilon(SelfComposedEvent(step, 14_040), 1e-5), 4)
+    2.5944
     """
 
     name = "rdp"
     summary = "the same at fractional orders too, with a sharper last step"
 
-    def epsilon(self, event: Event, delta: float) -> float:
-        """The epsilon at which `event` is (epsilon, delta)-private; infinite without noise.
-
-        Raises:
-            AccountingError: delta is not strictly between 0 and 1.
-            UnknownEventError: an event that is not known here.
-
-        >>> from deniable.events import GaussianEvent, PoissonSampledEvent, SelfComposedEvent
-        >>> step = PoissonSampledEvent(256 / 60_000, GaussianEvent(1.1))
-        >>> round(RdpAccountant().epsilon(SelfComposedEvent(step, 14_040), 1e-5), 4)
-        2.5944
-        """
-        check_delta(delta)
-        counts = tally(event)
-        if is_noiseless(counts):
-            return math.inf
-        if not counts:
-            return 0.0
+    def _of_counts(self, counts: Counter[SingleEvent], delta: float) -> float:
+        """Divergences added up, and converted at the best order."""
         from dp_accounting.rdp import compute_epsilon
 
         found = float(compute_epsilon(ORDERS, _composed(counts), delta)[0])

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from deniable.audit.observing import ROWS
+from deniable.audit.observing import ROWS, evaluating
 from deniable.audit.pictures import Case, pixels
 from deniable.audit.roc import Floats
 
@@ -47,14 +47,10 @@ def opinion(model: nn.Module, inputs: Tensor, targets: Tensor) -> Opinion:
         inputs: one row an example.
         targets: their labels, `(batch,)`.
     """
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         logs = torch.cat(
             [model(rows).double().log_softmax(-1) for rows in torch.split(inputs, ROWS)]
         )
-    finally:
-        model.train(training)
     own = logs.gather(1, targets[:, None])[:, 0]
     sure, predicted = logs.max(1)
     return Opinion(

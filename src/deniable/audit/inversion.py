@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from deniable.audit.observing import evaluating
 from deniable.audit.roc import Floats
 
 Process = Callable[[Tensor], Tensor]
@@ -68,12 +69,8 @@ class Inversion:
         Returns:
             Images `(len(classes), *shape)`, all at once: rows of a batch do not touch each other.
         """
-        training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             return self._descend(model, torch.zeros(len(classes), *shape), torch.tensor(classes))
-        finally:
-            model.train(training)
 
     def _descend(self, model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
         parameter = next(model.parameters(), images)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -34,16 +37,23 @@ def confidences(model: nn.Module, inputs: Tensor, targets: Tensor, rows: int = R
     >>> confidences(nn.Identity(), scores, torch.tensor([0, 0])).tolist()
     [0.0, 3.0]
     """
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         found = [
             _of_scores(model(inputs[start : start + rows]), targets[start : start + rows])
             for start in range(0, len(inputs), rows)
         ]
+    return np.concatenate(found) if found else np.empty(0)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode within, and then in the mode that it was in."""
+    training = model.training
+    model.eval()
+    try:
+        yield
     finally:
         model.train(training)
-    return np.concatenate(found) if found else np.empty(0)
 
 
 def losses(confidence: Floats) -> Floats:

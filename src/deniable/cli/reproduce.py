@@ -73,10 +73,10 @@ def verdicts(chosen: list[Chosen], folder: Path) -> str:
     """Every claim, and how it stands."""
     lines = []
     for each in chosen:
-        found = each.experiment.verdicts(each.results(folder))
+        results = each.results(folder)
         lines.append(f"{each.name}  {each.experiment.title}")
         for claim in each.experiment.claims:
-            verdict = found[claim.name]
+            verdict = claim.verdict(results)
             said = "" if verdict.agrees is None else f": {verdict.ours}"
             lines.append(f"  {verdict.word:8} {claim.paper}{said}")
     if chosen and chosen[0].quick:

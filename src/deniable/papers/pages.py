@@ -61,7 +61,7 @@ def _section(
         parts.append(f"![{experiment.title}]({figure.name})")
     rows = ["| the paper | here | verdict | why |", "| --- | --- | --- | --- |"]
     for claim in experiment.claims:
-        verdict = experiment.verdicts(results)[claim.name]
+        verdict = claim.verdict(results)
         rows.append(f"| {claim.paper} | {verdict.ours} | **{verdict.word}** | {verdict.why} |")
     command = f"deniable reproduce {paper.name}/{experiment.name}{' --quick' * quick}"
     parts += ["\n".join(rows), f"`{command}`" + _made(experiment, results, quick)]
