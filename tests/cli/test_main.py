@@ -81,3 +81,8 @@ def test_the_module_can_be_run() -> None:
         [sys.executable, "-m", "deniable.cli", "--help"], capture_output=True, text=True, check=True
     )
     assert "spend" in done.stdout
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status(["--version"]) == 0
+    assert capsys.readouterr().out == f"deniable {deniable.__version__}\n"

@@ -22,6 +22,8 @@ def test_the_list_shows_every_claim_with_its_verdict_and_runs_nothing(tmp_path: 
     assert result.exit_code == 0
     assert "abadi/table" in result.stdout
     assert "not run  MNIST, epsilon 8: 97%" in result.stdout
+    assert f"No results were found in {tmp_path.as_posix()}" in result.stdout
+    assert "give that folder of a clone with --out" in result.stdout
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
+from deniable import __version__
 from deniable.cli.attack import attack_app
 from deniable.cli.audit import audit_command
 from deniable.cli.claim import claim_command
@@ -36,6 +38,26 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"deniable {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _whole(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Say which version this is."
+        ),
+    ] = False,
+) -> None:
+    """What is asked of the program rather than of a command."""
+
+
 app.command("train")(train_command)
 app.command("plan")(plan_command)
 app.command("explain")(explain_command)

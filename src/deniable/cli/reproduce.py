@@ -56,6 +56,12 @@ def reproduce_command(
     chosen = choose(name or "all", quick=quick)
     if listed:
         typer.echo(verdicts(chosen, folder))
+        if not any(each.results(folder).entries for each in chosen):
+            typer.echo(
+                f"No results were found in {folder.as_posix()}. Those that come with deniable are "
+                "in docs/papers of its repository: give that folder of a clone with --out, or run "
+                "without --list."
+            )
         return
     console = Console(stderr=True)
     with _watched(console) as watch:
