@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -10,7 +11,57 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.optim import Optimizer
 
-from deniable.errors import AttachError
+from deniable import words
+from deniable.bounds import Bound
+from deniable.errors import AttachError, DeniableWarning
+from deniable.grouping import Unit
+from deniable.plan import Plan
+
+_MENDS = {
+    "model": (nn.Module, "The order is attach(model, optimizer, plan)"),
+    "optimizer": (
+        Optimizer,
+        "Make one of the model's parameters, such as torch.optim.SGD(model.parameters(), lr=0.1); "
+        "the order is attach(model, optimizer, plan)",
+    ),
+    "plan": (
+        Plan,
+        "Make one: Plan(examples=..., batch_size=..., epochs=..., epsilon=..., delta=...)",
+    ),
+    "bound": (
+        Bound,
+        "Clip(1.0) keeps each gradient's norm to 1; it is what holds where bound is left out",
+    ),
+    "unit": (
+        Unit,
+        "User(ids) protects people with all their rows; where unit is left out, rows are protected",
+    ),
+}
+"""What `attach` must be given under each name, and what to do about anything else."""
+
+
+def check_arguments(plan: Plan, **given: object) -> None:
+    """Refuses what `attach` was given of another type; warns of a delta that means little.
+
+    Raises:
+        AttachError: what was expected, what came, and the mend.
+    """
+    for name, value in {"plan": plan, **given}.items():
+        expected, mend = _MENDS[name]
+        if not isinstance(value, expected):
+            came = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+            if len(came) > 60:
+                came = f"an object of type {type(value).__name__}"
+            home = expected.__module__.partition(".")[0]
+            raise AttachError(f"{name} must be a {home} {expected.__name__}, got {came}. {mend}.")
+    if plan.noise_multiplier and plan.delta * plan.examples >= 1:
+        warnings.warn(
+            "delta is the probability with which epsilon may fail to hold. The plan's is "
+            f"{plan.delta:g}, not below 1 / examples = {words.scientific(1 / plan.examples)}, so "
+            "that publishing one example at random would count as private. Take one well below.",
+            DeniableWarning,
+            stacklevel=3,
+        )
 
 
 def bound_parameters(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:

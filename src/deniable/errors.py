@@ -16,7 +16,8 @@ DeniableError
 └── SettingsError         (ValueError)   a command or a run folder with settings that do not fit
 ```
 
-Each message says what was expected, what came, and what to do.
+Each message says what was expected, what came, and what to do. What is no error, and most likely
+not what was meant, is a `DeniableWarning` (UserWarning).
 """
 
 
@@ -70,3 +71,7 @@ class CollaborationError(DeniableError, RuntimeError):
 
 class SettingsError(DeniableError, ValueError):
     """A command or a run folder with settings that do not fit together."""
+
+
+class DeniableWarning(UserWarning):
+    """Something that is allowed, and most likely not what was meant."""

@@ -23,7 +23,7 @@ from deniable.batches import DrawnBatches, Piece, Share, Source, Watched, batche
 from deniable.bounds import Bound, Clip, Observed
 from deniable.canaries import Canaries
 from deniable.claim import Claim
-from deniable.eligibility import Unchanged, bound_parameters
+from deniable.eligibility import Unchanged, bound_parameters, check_arguments
 from deniable.errors import AttachError, BudgetError, CheckpointError, LedgerError, StepError
 from deniable.events import (
     ComposedEvent,
@@ -110,12 +110,15 @@ def attach(
     """
     if loss_reduction not in ("mean", "sum"):
         raise AttachError(f"loss_reduction must be 'mean' or 'sum', got {loss_reduction!r}.")
+    bound = Clip(1.0) if bound is None else bound
+    unit = Example() if unit is None else unit
+    check_arguments(plan, model=model, optimizer=optimizer, bound=bound, unit=unit)
     return PrivateSession(
         model,
         optimizer,
         plan,
-        bound or Clip(1.0),
-        unit or Example(),
+        bound,
+        unit,
         ledger,
         run_id,
         loss_reduction,

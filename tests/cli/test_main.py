@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 import typer
 
 import deniable.cli
-from deniable.errors import PlanError
+from deniable.errors import DeniableWarning, PlanError
 
 PLAN = "plan --examples 60000 --batch-size 256 --epochs 60 --noise-multiplier 1.1 --delta 1e-5"
 
@@ -86,3 +87,22 @@ def test_the_module_can_be_run() -> None:
 def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status(["--version"]) == 0
     assert capsys.readouterr().out == f"deniable {deniable.__version__}\n"
+
+
+def test_a_warning_given_on_purpose_is_a_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    def warn() -> None:
+        warnings.simplefilter("default")
+        warnings.warn("Delta is large.", DeniableWarning, stacklevel=1)
+        warnings.warn("Of another library.", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(deniable.cli, "app", app)
+    monkeypatch.setattr(deniable.cli, "_SHOW_OTHER", lambda said, *_: print(f"shown: {said}"))
+    assert exit_status([]) == 0
+    said = capsys.readouterr()
+    assert said.err == "deniable: Delta is large.\n"
+    assert said.out == "shown: Of another library.\n"

@@ -172,3 +172,9 @@ def test_what_is_no_schedule_is_refused_in_words(text: str) -> None:
 def test_batches_larger_than_the_data_are_refused() -> None:
     with pytest.raises(PlanError, match="takes the batch size to 2000"):
         scheduled(batch_schedule=Schedule(((1, 1.0), (1, 100.0))))
+
+
+@pytest.mark.parametrize("mistaken", [[1.0, 0.5], "1:0.5", 0.5])
+def test_what_is_no_schedule_is_refused_with_the_mend(mistaken: Any) -> None:
+    with pytest.raises(PlanError, match=r"must be a deniable\.Schedule, got .* Schedule\.linear"):
+        scheduled(noise_schedule=mistaken)

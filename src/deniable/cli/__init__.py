@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -26,7 +27,7 @@ from deniable.cli.reproduce import reproduce_command
 from deniable.cli.search import search_command
 from deniable.cli.spend import spend_command
 from deniable.cli.train import train_command
-from deniable.errors import DeniableError
+from deniable.errors import DeniableError, DeniableWarning
 
 # Plain help reads the same in a terminal, a pipe and docs/cli.md. A bug shows Python's own
 # traceback: typer's prints local variables, and those may hold private data.
@@ -77,13 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit; `arguments` default to those of the process.
 
     An error that deniable raises on purpose, or a file that cannot be read or written, is a message
-    on standard error and exit status 2; anything else is a bug and keeps its traceback.
+    on standard error and exit status 2; anything else is a bug and keeps its traceback. A warning
+    that deniable gives on purpose is a message, too.
 
     Raises:
         SystemExit: always, with the exit status.
     """
     try:
-        app(args=arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app(args=arguments)
     except DeniableError as problem:
         print(f"deniable: {problem}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -97,6 +101,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
         raise SystemExit(2) from None
+
+
+_SHOW_OTHER = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, DeniableWarning):
+        print(f"deniable: {message}", file=sys.stderr)
+    else:
+        _SHOW_OTHER(message, category, filename, lineno, file, line)
 
 
 __all__ = ["app", "main"]

@@ -43,6 +43,16 @@ def check_sizes(examples: int, batch_size: int | None, schedule: Schedule) -> No
         )
 
 
+def check_schedules(*schedules: Schedule) -> None:
+    """Refuses lists and texts in the place of schedules."""
+    for each in schedules:
+        if not isinstance(each, Schedule):
+            raise PlanError(
+                f"A schedule must be a deniable.Schedule, got {each!r}. Make one with "
+                "Schedule.linear(1.0, 0.5, phases=3), or read a text with Schedule.parse."
+            )
+
+
 def check_steps(steps: int) -> None:
     """Refuses what is no number of steps."""
     if not (is_whole(steps) and steps >= 1):

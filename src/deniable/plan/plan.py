@@ -100,6 +100,7 @@ class Plan:
         noise_schedule: Schedule | None = None,
     ) -> None:
         batch_schedule, noise_schedule = batch_schedule or CONSTANT, noise_schedule or CONSTANT
+        checks.check_schedules(batch_schedule, noise_schedule)
         checks.check_sizes(examples, batch_size, batch_schedule)
         checks.check_privacy(delta, epsilon, noise_multiplier, accountant)
         if epochs is not None:
