@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import UserDict
 from typing import Any
 
 import pytest
@@ -224,3 +225,82 @@ def test_no_group_is_a_single_channel_where_that_can_be_helped(channels: int, gr
     model = nn.Sequential(nn.BatchNorm1d(channels))
     deniable.replace_batchnorm(model)
     assert model[0].num_groups == groups
+
+
+# -- what the loss is called with ----------------------------------------------------------------
+
+
+def test_a_dictionary_goes_to_the_loss_whole_as_in_the_loop() -> None:
+    inputs, labels = batch_of()
+
+    def loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        return class_loss(model, batch["inputs"]["x"], batch["labels"])
+
+    batch = {"inputs": {"x": inputs}, "labels": labels, "name": "a batch", "scale": torch.ones(())}
+    assert deniable.check(nn.Linear(4, 3), loss, batch).rows == 6
+    assert deniable.check(nn.Linear(4, 3), loss, UserDict(batch), rows=3).rows == 3
+
+    def centred(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        x = batch["inputs"]["x"]
+        return class_loss(model, x - x.mean(0), batch["labels"])
+
+    with pytest.raises(CaptureError, match="The rows of a batch meet"):
+        deniable.check(nn.Linear(4, 3), centred, batch)
+
+
+def test_a_single_tensor_goes_to_the_loss_whole() -> None:
+    def loss(model: nn.Module, inputs: Tensor) -> Tensor:
+        return model(inputs).square().sum(1).mean()
+
+    assert deniable.check(nn.Linear(4, 3), loss, batch_of()[0]).rows == 6
+
+
+@pytest.mark.parametrize(
+    ("batch", "got"),
+    [
+        ((torch.randn(8, 4), torch.arange(3)), r"got \[3, 6\]"),
+        ((torch.randn(1, 4), torch.arange(1)), r"got \[1\]"),
+        ((), "got no tensor"),
+    ],
+)
+def test_a_batch_in_which_no_two_rows_can_be_found_is_refused(batch: Any, got: str) -> None:
+    with pytest.raises(CaptureError, match=rf"at least 2 rows, .*; {got}"):
+        deniable.check(nn.Linear(4, 3), class_loss, batch)
+
+
+class Weighted(nn.Module):
+    """A loss that is a module, with weights in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]), reduction="none")
+
+    def forward(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        return self.inner(model(inputs), labels).mean()
+
+
+def test_a_loss_that_is_a_module_is_taken_to_float64_and_left_as_it_was() -> None:
+    loss = Weighted()
+    assert deniable.check(nn.Linear(4, 3), loss, batch_of()).rows == 6
+    assert loss.inner.weight is not None
+    assert loss.inner.weight.dtype == torch.float32
+
+
+def test_a_constant_of_another_precision_is_named_with_its_mend() -> None:
+    weights = torch.tensor([1.0, 2.0, 3.0])
+
+    def loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(model(inputs), labels, weights, reduction="none").mean()
+
+    def followed(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        out = model(inputs)
+        return F.cross_entropy(out, labels, weights.to(out), reduction="none").mean()
+
+    with pytest.raises(CaptureError, match=r"check computes in float64.*weights\.to\(outputs\)"):
+        deniable.check(nn.Linear(4, 3), loss, batch_of())
+    assert deniable.check(nn.Linear(4, 3), followed, batch_of()).rows == 6
+
+
+def test_other_errors_of_the_loss_are_its_own() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        deniable.check(nn.Linear(5, 3), class_loss, batch_of())

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from deniable.errors import CaptureError
 from deniable.gradients import Capture
@@ -47,7 +48,7 @@ class Checked:
 def check(
     model: nn.Module,
     loss: Loss,
-    batch: Sequence[Any],
+    batch: Any,
     *,
     loss_reduction: str = "mean",
     rows: int = 6,
@@ -59,14 +60,17 @@ def check(
 
     Args:
         model: the module to be trained, in the mode in which it is trained.
-        loss: called as `loss(model, *batch)`; returns what you would call `backward()` on.
-        batch: tensors with the rows in dimension 0.
+        loss: called as `loss(model, *batch)`, or as `loss(model, batch)` where the batch is one
+            tensor or a dictionary; returns what you would call `backward()` on. What is computed
+            is in float64: a loss that is a module is copied and taken to it, too; tensors of your
+            own that it uses should follow the model (`weights.to(outputs)`).
+        batch: what your loop gets: tensors with the rows in dimension 0, or a dictionary of them.
         loss_reduction: how the loss combines rows, as `attach` will be told: "mean" or "sum".
         rows: how many rows of the batch to look at.
 
     Raises:
         CaptureError: naming the module (or the loss) in which rows meet, or the parameter whose
-            gradient differs from autograd's.
+            gradient differs from autograd's; or the loss cannot be computed in float64.
 
     >>> inputs, labels = torch.randn(8, 4), torch.arange(8) % 2
     >>> def loss(model, inputs, labels):
@@ -76,32 +80,67 @@ def check(
     """
     twin = copy.deepcopy(model).double()
     leave_out_dropout(twin)  # one row alone would draw other numbers
-    few = [_first(each, rows) for each in batch]
-    n = min(rows, len(few[0]))
-    if n < 2:
-        raise CaptureError(f"check needs a batch of at least 2 rows, got {n}.")
+    if isinstance(loss, nn.Module):
+        loss = copy.deepcopy(loss).double()
+    few = _each(_arguments(batch), lambda value: _in_double(value[:rows]))
+    lengths = {len(each) for each in tree_leaves(few) if isinstance(each, Tensor) and each.ndim}
+    n = min(lengths, default=0)
+    if n < 2 or len(lengths) > 1:
+        raise CaptureError(
+            "check needs a batch of at least 2 rows, which lie along dimension 0 of each of its "
+            f"tensors; got {sorted(lengths) or 'no tensor'}."
+        )
+    with _precision_explained():
+        try:
+            gradients = _isolated_gradients(twin, loss, few, n, loss_reduction)
+        except CaptureError:
+            for unit in (n - 1, 0):
+                _name_the_guilty(twin, loss, few, unit, n)
+            raise
+        count = sum(each.numel() for each in twin.parameters() if each.requires_grad)
+        return Checked(n, count, _compare_with_autograd(twin, loss, few, n, gradients))
+
+
+def _arguments(batch: Any) -> list[Any]:
+    """What the loss is called with after the model."""
+    if isinstance(batch, Mapping):
+        return [dict(batch)]
+    return [batch] if isinstance(batch, Tensor) else list(batch)
+
+
+def _each(batch: list[Any], change: Callable[[Tensor], Tensor]) -> list[Any]:
+    """The batch with every tensor of rows changed, however deep it lies."""
+    changed: list[Any] = tree_map(
+        lambda leaf: change(leaf) if isinstance(leaf, Tensor) and leaf.ndim else leaf, batch
+    )
+    return changed
+
+
+def _in_double(value: Tensor) -> Tensor:
+    return value.double() if value.is_floating_point() else value
+
+
+@contextmanager
+def _precision_explained() -> Iterator[None]:
+    """Turns torch's complaint that precisions differ into an error with its mend."""
     try:
-        gradients = _isolated_gradients(twin, loss, few, n, loss_reduction)
+        yield
     except CaptureError:
-        for unit in (n - 1, 0):
-            _name_the_guilty(twin, loss, few, unit, n)
         raise
-    count = sum(each.numel() for each in twin.parameters() if each.requires_grad)
-    return Checked(n, count, _compare_with_autograd(twin, loss, few, n, gradients))
+    except RuntimeError as problem:
+        if not re.search(r"scalar type|dtype", str(problem)):
+            raise
+        raise CaptureError(
+            "check computes in float64, and the loss or the model uses a tensor of another "
+            f"precision that is neither a parameter nor in the batch: {problem}. Let it follow "
+            "what it meets, as in weights.to(outputs), or make it a buffer of the model."
+        ) from problem
 
 
-def _first(value: Any, rows: int) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    return value[:rows].double() if value.is_floating_point() else value[:rows]
-
-
-def _moved(batch: Sequence[Any], unit: int, n: int) -> list[Any]:
+def _moved(batch: list[Any], unit: int, n: int) -> list[Any]:
     """The batch with one row replaced by its neighbour, and floating values shaken besides."""
 
-    def move(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
+    def move(value: Tensor) -> Tensor:
         moved = value.clone()
         rows = [k for k in range(n) if not torch.equal(value[k], value[unit])]
         if rows:
@@ -112,7 +151,7 @@ def _moved(batch: Sequence[Any], unit: int, n: int) -> list[Any]:
 
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return [move(each) for each in batch]
+        return _each(batch, move)
 
 
 @contextmanager
@@ -125,7 +164,7 @@ def _same_draws(seed: int = 0) -> Iterator[None]:
 # -- forward: which module lets rows meet --------------------------------------------------------
 
 
-def _name_the_guilty(model: nn.Module, loss: Loss, batch: Sequence[Any], unit: int, n: int) -> None:
+def _name_the_guilty(model: nn.Module, loss: Loss, batch: list[Any], unit: int, n: int) -> None:
     before = _watch(model, loss, batch)
     after = _watch(model, loss, _moved(batch, unit, n))
     for (name, when, values), (other, _, changed) in zip(before, after, strict=False):
@@ -136,9 +175,7 @@ def _name_the_guilty(model: nn.Module, loss: Loss, batch: Sequence[Any], unit: i
                 raise CaptureError(_guilty(model, name, when))
 
 
-def _watch(
-    model: nn.Module, loss: Loss, batch: Sequence[Any]
-) -> list[tuple[str, str, list[Tensor]]]:
+def _watch(model: nn.Module, loss: Loss, batch: list[Any]) -> list[tuple[str, str, list[Tensor]]]:
     """What went into and came out of every module, in the order in which it happened."""
     seen: list[tuple[str, str, list[Tensor]]] = []
 
@@ -213,7 +250,7 @@ def _mend(module: nn.Module) -> str | None:
 
 
 def _per_row(
-    capture: Capture, loss: Loss, batch: Sequence[Any], n: int, reduction: str
+    capture: Capture, loss: Loss, batch: list[Any], n: int, reduction: str
 ) -> dict[str, Tensor]:
     """One gradient per row and parameter, `(n, *shape)`, as training would see them."""
     model, state = capture.model, copy.deepcopy(capture.model.state_dict())
@@ -236,7 +273,7 @@ def _per_row(
 
 
 def _isolated_gradients(
-    model: nn.Module, loss: Loss, batch: Sequence[Any], n: int, reduction: str
+    model: nn.Module, loss: Loss, batch: list[Any], n: int, reduction: str
 ) -> dict[str, Tensor]:
     """The gradients of every row, none of which depends on another row.
 
@@ -255,7 +292,7 @@ def _isolated_gradients(
 
 
 def _check_gradients(
-    capture: Capture, loss: Loss, batch: Sequence[Any], unit: int, n: int, reduction: str,
+    capture: Capture, loss: Loss, batch: list[Any], unit: int, n: int, reduction: str,
     before: dict[str, Tensor],
 ) -> None:  # fmt: skip
     after = _per_row(capture, loss, _moved(batch, unit, n), n, reduction)
@@ -273,7 +310,7 @@ def _check_gradients(
 
 
 def _compare_with_autograd(
-    model: nn.Module, loss: Loss, batch: Sequence[Any], n: int, found: dict[str, Tensor]
+    model: nn.Module, loss: Loss, batch: list[Any], n: int, found: dict[str, Tensor]
 ) -> float | None:
     """The worst difference, relative to the largest gradient of the parameter's row."""
     if _draws_random_numbers(model, loss, batch):
@@ -282,7 +319,7 @@ def _compare_with_autograd(
     worst = 0.0
     for row in range(n):
         model.zero_grad()
-        one = [each[row : row + 1] if isinstance(each, Tensor) else each for each in batch]
+        one = _each(batch, lambda value, row=row: value[row : row + 1])  # type: ignore[misc]
         loss(model, *one).backward()  # type: ignore[no-untyped-call]
         alone = {
             name: torch.zeros_like(each) if each.grad is None else each.grad.to_dense()
@@ -315,7 +352,7 @@ def _wrong(name: str, found: Tensor, expected: Tensor, n: int) -> str:
     )
 
 
-def _draws_random_numbers(model: nn.Module, loss: Loss, batch: Sequence[Any]) -> bool:
+def _draws_random_numbers(model: nn.Module, loss: Loss, batch: list[Any]) -> bool:
     values = []
     for seed in (1, 2):
         with _same_draws(seed):
