@@ -757,3 +757,28 @@ def test_two_sessions_without_a_seed_differ_and_with_a_seed_agree() -> None:
     assert torch.equal(weights(4), weights(4))
     assert not torch.equal(weights(4), weights(5))
     assert not torch.equal(weights(None), weights(None))
+
+
+def test_a_copy_of_an_attached_model_is_an_ordinary_model() -> None:
+    """Whenever it is made: before a batch, between forward and backward, after a step."""
+    twins: list[nn.Module] = []
+    model, (inputs, labels) = small_model(), small_data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    private = deniable.attach(model, optimizer, small_plan())
+    twins.append(copy.deepcopy(model))
+    for batch in private.batches((inputs, labels)):
+        loss = loss_of(model, *batch)
+        twins.append(copy.deepcopy(model))
+        loss.backward()
+        optimizer.step()
+        twins.append(copy.deepcopy(model))
+    private.detach()
+    for twin in twins:
+        loss_of(twin, inputs, labels).backward()
+        plain = small_model()
+        plain.load_state_dict(twin.state_dict())
+        loss_of(plain, inputs, labels).backward()
+        for mine, its in zip(plain.parameters(), twin.parameters(), strict=True):
+            assert mine.grad is not None
+            assert its.grad is not None
+            torch.testing.assert_close(its.grad, mine.grad)

@@ -150,11 +150,6 @@ def test_a_database_of_someone_else_is_refused_and_left_alone(tmp_path: Path) ->
     assert path.read_bytes() == before
 
 
-def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match="cannot be read or written"):
-        Ledger(tmp_path)
-
-
 def test_a_ledger_that_was_cut_off_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "l"
     filled(path)
@@ -259,3 +254,17 @@ def test_a_file_that_stays_locked_is_said_to_be(
     with pytest.raises(LedgerError, match="locked by another process"):
         Ledger(path)
     other.close()
+
+
+def test_a_place_where_no_ledger_can_be_is_named_with_its_mend(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("no database, " * 100)
+    for path, said in (
+        (tmp_path, r"is a folder, and must be a file\. Name one in it, such as .*people\.ledger"),
+        (text, r"is no ledger, by its first bytes.*a file that does not exist yet"),
+        (text / "people.ledger", r"cannot be opened or made: .*a folder in which you may write"),
+    ):
+        with pytest.raises(LedgerError, match=said):
+            Ledger(path)
+    assert text.read_text() == "no database, " * 100
+    assert list(tmp_path.iterdir()) == [text]

@@ -254,4 +254,28 @@ def explained(path: Path | None) -> Iterator[None]:
                 f"The ledger {path} stayed locked by another process for {LOCK_SECONDS} s: nothing "
                 "was recorded, so nothing may be released. Wait for that process, or end it."
             ) from problem
-        raise LedgerError(_damaged(path, problem)) from problem
+        raise LedgerError(_misplaced(path, problem) or _damaged(path, problem)) from problem
+
+
+def _misplaced(path: Path | None, problem: Exception) -> str | None:
+    """What is wrong with the place rather than with the ledger."""
+    code = getattr(problem, "sqlite_errorcode", 0) & 0xFF  # without what SQLite adds to its kind
+    if path is None:
+        return None
+    if code == sqlite3.SQLITE_CANTOPEN and path.is_dir():
+        return (
+            f"The ledger {path} is a folder, and must be a file. Name one in it, such as "
+            f"{path / 'people.ledger'}; it is made if there is none."
+        )
+    if code == sqlite3.SQLITE_NOTADB:
+        return (
+            f"{path} is no ledger, by its first bytes; it was left untouched. Give the path of a "
+            "ledger, or of a file that does not exist yet. If it was a ledger, what it stated "
+            "counts as spent: restore it from a copy."
+        )
+    if isinstance(problem, OSError) or code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        return (
+            f"The ledger {path} cannot be opened or made: {problem}. Nothing was recorded, so "
+            "nothing may be released. Give a file in a folder in which you may write."
+        )
+    return None
