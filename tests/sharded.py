@@ -243,6 +243,6 @@ def resumed(kind: str) -> bool:
     expected = run(model, optimizer, private, 3)
     model, optimizer, private = together(Transformer(), kind, plan, run_id="one")
     model.load_state_dict(weights)
-    private.load_state_dict(state)
+    private.load_state_dict(state, replay=True)
     found = run(model, optimizer, private, 3)
     return all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))

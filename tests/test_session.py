@@ -737,7 +737,12 @@ def test_noise_is_never_repeated_on_other_data() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"run_id": "other"}, "of run"), ({"secure": True}, "secure"), ({"plan": {}}, "plan")],
+    [
+        ({"run_id": "other"}, "of run"),
+        ({"secure": True}, "secure"),
+        ({"plan": {}}, "plan .* the settings of the saved run"),
+        ({"version": 3}, "the deniable that saved it"),
+    ],
 )
 def test_a_state_of_another_run_is_refused(change: dict[str, Any], message: str) -> None:
     _, _, private = attached(run_id="mine")

@@ -50,7 +50,10 @@ from deniable.scaling import LossScale
 from deniable.shards import Shards, as_stored, group_of, leave_reduction, within
 from deniable.units import BoundedSum, Sensitivity, Spent
 
-STATE_VERSION = 3
+STATE_VERSION = 4
+
+_USED: dict[str, int] = {}
+"""How many steps this process has released from each stream of randomness, in whichever session."""
 
 
 def attach(
@@ -217,7 +220,7 @@ class PrivateSession:
         self._meter = Meter(plan.event, plan.delta, plan.accountant, plan.epsilon)
         self._ends_at = None if self._run.position else room
         self._pass = self._begun = 0
-        self._releasing, self._detached = False, False
+        self._releasing, self._detached, self._repeats = False, False, False
         self._ahead: dict[int, PoissonSampledEvent] = {}
         in_calls = self._shards.in_calls
         self._unchanged = Unchanged(model, optimizer, self._parameters, in_calls)
@@ -530,9 +533,9 @@ class PrivateSession:
     def _refuse_half_released(self) -> None:
         if self._releasing:
             raise StepError(
-                "An exception interrupted a release: the ledger counts it, and its noise may not "
-                "meet another batch. Go on from a saved state (load_state_dict), or with fresh "
-                "noise (go_on)."
+                "An exception interrupted a release, which the ledger counts, or the loading of a "
+                "saved state: the noise that is due may not meet another batch. Go on from a saved "
+                "state (load_state_dict), or with fresh noise (go_on)."
             )
 
     # -- steps ahead and behind ----------------------------------------------------------------
@@ -604,8 +607,10 @@ class PrivateSession:
                 f"would exceed the run's epsilon of {self.budget:.6g}. The model is that of the "
                 "last step: keep it, or make a plan with more steps or a larger budget."
             )
+        self._refuse_used_noise()
         self._ranks.first(lambda: self._run.release(piece.event, self._alike()))
         self._releasing = True
+        _USED[self._run.stream] = max(_USED.get(self._run.stream, 0), self.steps + 1)
         denominator = self._denominator(piece.batch_size)
         noisy = self._add_noise(piece, self._to_release())
         aside = {name: noisy[name] for name in noisy.keys() - self._parameters.keys()}
@@ -624,6 +629,17 @@ class PrivateSession:
         self._open.released()
         self.steps += 1
         self._releasing = False
+
+    def _refuse_used_noise(self) -> None:
+        """Two sessions can be loaded from one state, and only then can this be."""
+        if self.steps < _USED.get(self._run.stream, 0) and not self._repeats:
+            raise CheckpointError(
+                f"Another session in this process was loaded from the same saved state, and "
+                f"released step {self.steps} with the noise that is due here. If model, optimizer, "
+                "data and code are exactly those of that session, load the state with replay=True. "
+                "Otherwise go on with fresh noise (go_on): the same noise must never meet other "
+                "gradients."
+            )
 
     def _to_release(self) -> BoundedSum:
         """The batch's sum, and how far one protected unit can move it."""
@@ -666,6 +682,7 @@ class PrivateSession:
             "data": self._source.data,
             "strategies": self._capture.chooser.state(),
             "released": to_json(self._run.released_event()),
+            "stream": self._run.stream,
             "sampler": self._source.state,
             "begun": self._begun,
             "noise": self._generator.state(),
@@ -675,38 +692,33 @@ class PrivateSession:
     def load_state_dict(self, state: Mapping[str, Any], *, replay: bool = False) -> None:
         """Continue where a saved state was taken; model and optimizer are restored by you.
 
+        A ledger in a file knows of every process that went on from the state. **Without one, only
+        what this process released is known**: load a state in one process at a time, and never
+        again once another has released a step after it, or the same noise covers two sums.
+
         Args:
             state: what `state_dict` returned.
             replay: the promise that model, optimizer, data and code are those of the saved run, so
-                that steps which the ledger already counts are repeated bit for bit, at no cost.
+                that steps which are released already are repeated bit for bit, at no cost.
 
         Raises:
-            CheckpointError: the state is of another run or plan, or the ledger counts steps after
-                it and `replay` does not promise to repeat them.
+            CheckpointError: the state is of another run or plan; steps after it are known to be
+                released, and `replay` does not promise to repeat them; or they were released with
+                other noise, after `go_on`, so that nothing can repeat them.
         """
         self._refuse_detached()
         self._check_state(state)
-        stated = self._run.position
-        if stated > state["steps"] and self.plan.sampling == OwnLoader.name:
-            raise CheckpointError(
-                f"The ledger counts {stated} steps as released, the saved state {state['steps']}, "
-                "and which batches your own loader gave in between is not saved: the same noise "
-                "would meet other gradients. Start a new run from the saved model; both are spent."
-            )
-        if stated > state["steps"] and not replay:
-            raise CheckpointError(
-                f"The ledger counts {stated} steps as released, the saved state {state['steps']}. "
-                "If model, optimizer, data and code are exactly those of the saved run, pass "
-                "replay=True: the steps in between are repeated bit for bit and cost nothing. "
-                "Otherwise start a new run: the same noise must never meet other gradients."
-            )
+        self._run.settle()
+        self._check_continues(state, replay)
+        stated = self._run.reserved
         if stated < state["steps"] and self._ledger.path is None:
+            self._run.resume_at(stated, state["stream"])
             known = singles(from_json(state["released"]))
             for event in [each for each, times in known for _ in range(times)][stated:]:
                 self._run.release(event)
+        self._run.resume_at(state["steps"], state["stream"])
+        self._releasing = True  # nothing more is released, unless all of the state is taken up
         self._open.forget()
-        self._releasing = False
-        self._run.resume_at(state["steps"])
         self._ends_at = None
         self._capture.chooser.restore(state["strategies"])
         self._generator.restore(state["noise"])
@@ -716,13 +728,14 @@ class PrivateSession:
             self.canaries.restore(state["canaries"])
         self.steps, self._begun = state["steps"], state.get("begun", 0)
         self.seeded = self.seeded or state["seeded"]
+        self._releasing, self._repeats = False, replay
 
     def go_on(self, state: Mapping[str, Any] | None = None) -> None:
         """Continue after every step that the ledger counts, with fresh randomness.
 
         For a process that cannot repeat its steps since a saved state bit for bit: they stay spent,
         and no noise or batch of theirs is drawn again. With a seed, what is drawn follows from the
-        seed and this opening of the run.
+        seed, this opening of the run and the step.
 
         Args:
             state: what `state_dict` returned, of which only the bound's is taken up; None where a
@@ -733,26 +746,56 @@ class PrivateSession:
                 counts.
         """
         self._refuse_detached()
+        self._run.settle()
         if state is not None:
             self._check_state(state)
-            if state["steps"] > self._run.position:
+            if state["steps"] > self._run.reserved:
                 raise CheckpointError(
                     f"The saved state has {state['steps']} steps, the ledger counts "
-                    f"{self._run.position}: it is not the ledger that the run was recorded in. "
+                    f"{self._run.reserved}: it is not the ledger that the run was recorded in. "
                     "Use the one that lies beside the checkpoint."
                 )
             self._bound.restore(state["bound_state"])
             self._source.data = state["data"]
             self.seeded = self.seeded or state["seeded"]
         self._open.forget()
-        self._releasing = False
+        self._releasing = self._repeats = False
+        self._run.go_on()
         self.steps = self._begun = self._run.position
         self._ends_at = None
-        streams = Streams(derived_seed(self._seed, "opening", self._run.opening))
+        place = self._run.opening, self._run.position  # which no two streams of a run share
+        streams = Streams(derived_seed(self._seed, "opening", *place))
         key = streams.key("noise", self._ranks.rank)
         self._generator = noise_generator(key, self._device, self.secure)
         drawn_by = numpy_generator(self._ranks.first_says(streams.key("sampling")))
         self._source.begin_at(self.steps, drawn_by)
+
+    def _check_continues(self, state: Mapping[str, Any], replay: bool) -> None:
+        """Refuse a state whose noise would meet, or whose steps would be, other releases."""
+        steps, stated = state["steps"], self._run.reserved
+        departs = self._run.departs(state["stream"], steps)
+        if departs is not None:
+            raise CheckpointError(
+                f"The ledger counts steps from {departs} on as released with other noise than that "
+                f"of the saved state, which has {steps} steps: the run went on afresh since. To "
+                "release them with its noise would be to release them again. Load a state that "
+                "was saved since then, or go on with fresh noise: go_on(state)."
+            )
+        released = max(stated, _USED.get(state["stream"], 0))
+        who = "The ledger" if stated == released else "This process"
+        if released > steps and self.plan.sampling == OwnLoader.name:
+            raise CheckpointError(
+                f"{who} counts {released} steps as released, the saved state {steps}, "
+                "and which batches your own loader gave in between is not saved: the same noise "
+                "would meet other gradients. Start a new run from the saved model; both are spent."
+            )
+        if released > steps and not replay:
+            raise CheckpointError(
+                f"{who} counts {released} steps as released, the saved state {steps}. "
+                "If model, optimizer, data and code are exactly those of the saved run, pass "
+                "replay=True: the steps in between are repeated bit for bit and cost nothing. "
+                "Otherwise start a new run: the same noise must never meet other gradients."
+            )
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         """Refuse a state of other settings, or of another run."""
@@ -764,9 +807,12 @@ class PrivateSession:
             ("secure", self.secure),
         ):
             if state.get(name) != mine:
+                mend = "Attach with the settings of the saved run."
+                if name == "version":
+                    mend = "Use the deniable that saved it, or go on without it: go_on()."
                 raise CheckpointError(
-                    f"The saved state has {name} = {state.get(name)!r}, this session {mine!r}. "
-                    "Attach with the settings of the saved run."
+                    f"The saved state has {name} = {state.get(name)!r}, this session "
+                    f"{mine!r}. {mend}"
                 )
         if state["run_id"] != self.run_id:
             raise CheckpointError(

@@ -81,12 +81,12 @@ def test_a_run_that_is_taken_up_again_is_not_counted_twice(tmp_path: Path) -> No
     """Its replay costs nothing, and its plan fits as it did. Pitfall: privacy 10."""
     path = tmp_path / "l"
     with with_budget(cost(times(ONE, 10)), path) as book:
-        run = book.run("a", planned=10, expected=times(ONE, 10), block=4)
+        before = book.run("a", planned=10, expected=times(ONE, 10), block=4)
         for _ in range(6):
-            run.release(ONE)
+            before.release(ONE)
     with Ledger(path) as book:
         run = book.run("a", planned=10, expected=times(ONE, 10), block=4)
-        run.resume_at(5)
+        run.resume_at(5, before.stream)
         for _ in range(5):
             run.release(ONE)
         with pytest.raises(BudgetError):

@@ -91,11 +91,12 @@ def test_equal_events_are_one_event_whatever_the_object() -> None:
     assert run.event() == times(ONE, 10)
 
 
-def crash_and_reopen(path: Path, released: int = 14) -> tuple[Ledger, RunLedger]:
-    with Ledger(path) as before:
-        release(before.run("a", block=10), ONE, released)
-    ledger = Ledger(path)
-    return ledger, ledger.run("a", block=10)
+def crash_and_reopen(path: Path, released: int = 14) -> tuple[str, RunLedger]:
+    """The stream that the killed process released from, and the run as the next one opens it."""
+    with Ledger(path) as book:
+        before = book.run("a", block=10)
+        release(before, ONE, released)
+    return before.stream, Ledger(path).run("a", block=10)
 
 
 def test_a_run_that_is_taken_over_starts_where_the_stated_steps_end(tmp_path: Path) -> None:
@@ -109,8 +110,8 @@ def test_a_run_that_is_taken_over_starts_where_the_stated_steps_end(tmp_path: Pa
 
 def test_a_replay_after_a_crash_costs_nothing(tmp_path: Path) -> None:
     """Pitfall: privacy 10."""
-    _, run = crash_and_reopen(tmp_path / "l")
-    run.resume_at(12)
+    stream, run = crash_and_reopen(tmp_path / "l")
+    run.resume_at(12, stream)
     release(run, ONE, 8)
     assert run.event() == times(ONE, 20)
     release(run, ONE, 3)
@@ -120,8 +121,8 @@ def test_a_replay_after_a_crash_costs_nothing(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_reserved_is_not_given_back(tmp_path: Path) -> None:
     """It may have released up to step 20, though the replay stops at 13. Pitfall: privacy 10."""
-    _, run = crash_and_reopen(tmp_path / "l")
-    run.resume_at(12)
+    stream, run = crash_and_reopen(tmp_path / "l")
+    run.resume_at(12, stream)
     release(run, ONE, 1)
     run.settle()
     assert run.released_event() == times(ONE, 13)
@@ -129,8 +130,8 @@ def test_what_a_killed_process_reserved_is_not_given_back(tmp_path: Path) -> Non
 
 
 def test_a_replay_that_releases_another_event_counts_beside_the_first(tmp_path: Path) -> None:
-    _, run = crash_and_reopen(tmp_path / "l")
-    run.resume_at(12)
+    stream, run = crash_and_reopen(tmp_path / "l")
+    run.resume_at(12, stream)
     release(run, TWO, 3)
     run.settle()
     assert run.event() == ComposedEvent((times(ONE, 20), times(TWO, 3)))
@@ -139,7 +140,7 @@ def test_a_replay_that_releases_another_event_counts_beside_the_first(tmp_path: 
 def test_going_back_in_the_same_process_gives_back_no_released_step() -> None:
     run = Ledger(None).run("a", block=10)
     release(run, ONE, 18)
-    run.resume_at(5)
+    run.resume_at(5, run.stream)
     release(run, ONE, 2)
     assert run.position == 7
     run.settle()
@@ -151,9 +152,9 @@ def test_going_back_in_the_same_process_gives_back_no_released_step() -> None:
 @pytest.mark.parametrize("position", [-1, 21])
 def test_resuming_where_nothing_was_recorded_is_refused(tmp_path: Path, position: int) -> None:
     """Releases would be missing from this ledger. Pitfall: privacy 10."""
-    _, run = crash_and_reopen(tmp_path / "l")
+    stream, run = crash_and_reopen(tmp_path / "l")
     with pytest.raises(LedgerError, match="between step 0 and step 20"):
-        run.resume_at(position)
+        run.resume_at(position, stream)
     assert run.position == 20
 
 
@@ -162,7 +163,7 @@ def test_of_two_that_continue_one_run_only_the_later_may_reserve(tmp_path: Path)
     first = first_book.run("a", block=10)
     release(first, ONE, 4)
     second = second_book.run("a", block=10)
-    second.resume_at(4)
+    second.resume_at(4, first.stream)
     release(second, ONE, 4)
     release(first, ONE, 6)  # inside its own block, which stays stated
     with pytest.raises(LedgerError, match="must not be released"):

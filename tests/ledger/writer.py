@@ -44,9 +44,11 @@ def main(ledger: str, side: str, run_id: str, first: str, *rest: str) -> None:
         die_before(statement)
     noted = os.open(side, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     book = Ledger(ledger)
+    known = book.contents().runs.get(run_id)
     run = book.run(run_id, planned=planned, block=block)
     if first != "continue":
-        run.resume_at(int(first))
+        stream = known.statement.reservations[-1].stream if known else None
+        run.resume_at(int(first), stream or run.stream)
     with suppress(BudgetError):
         release(run, noted, steps, rest[4])
     run.settle()

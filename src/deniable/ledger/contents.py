@@ -169,7 +169,8 @@ class Contents:
             case "reserve":
                 statement = self._run_of[entry["opening"]].statement
                 event = self._event(entry["event"])
-                statement.reserve(entry["opening"], event, entry["start"], entry["stop"])
+                stream = entry.get("stream")  # older entries name none: their steps match no other
+                statement.reserve(entry["opening"], event, entry["start"], entry["stop"], stream)
             case "settle":
                 self._run_of[entry["opening"]].statement.settle(entry["opening"], entry["start"])
             case "budget":

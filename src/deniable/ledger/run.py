@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,8 @@ class RunLedger:
         position: how many steps count as released so far, from this process's point of view. A run
             that is taken over starts where the stated steps end; `resume_at` goes back.
         opening: the number of the entry by which this process opened the run; no other has it.
+        stream: the name of the randomness that steps are released from: of its own, unless
+            `resume_at` named another's. It is drawn by itself and tells nothing about the noise.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class RunLedger:
         if block < 1:
             raise ValueError(f"A block must be of at least 1 step, got {block!r}.")
         self.run_id = run_id
+        self.stream = _new_stream()
         self._process = os.getpid()
         self._store = store
         self._planned = planned
@@ -72,14 +76,19 @@ class RunLedger:
         with self._store.known() as contents:
             return contents.runs[self.run_id].statement.steps
 
-    def resume_at(self, position: int) -> None:
+    def resume_at(self, position: int, stream: str) -> None:
         """Continues at `position`; replaying steps that were reserved before costs nothing.
 
         Only for a replay that repeats the same releases bit for bit (the same noise on the same
         batches). Anything else is a new release: leave the position where it is.
 
+        Args:
+            position: the step before which the randomness stands.
+            stream: its name, as `stream` had it where it was first released from.
+
         Raises:
-            LedgerError: the position lies beyond what was reserved, so releases went unrecorded.
+            LedgerError: the position lies beyond what was reserved, so releases went unrecorded; or
+                a step from there on was released from other randomness, so it is no replay.
         """
         if not 0 <= position <= self.reserved:
             raise LedgerError(
@@ -87,8 +96,31 @@ class RunLedger:
                 f"this ledger's record ends; got {position!r}. This is not the ledger that the run "
                 "was recorded in: use the one that lies beside the checkpoint."
             )
-        self.position = position
+        departs = self.departs(stream, position)
+        if departs is not None:
+            raise LedgerError(
+                f"Run {self.run_id!r} counts step {departs} as released from other randomness: to "
+                f"release it again from stream {stream!r} is no replay. Go on after every step "
+                "that counts (go_on)."
+            )
+        self.position, self.stream = position, stream
         self._current, self._free_until = None, 0
+
+    def departs(self, stream: str, position: int) -> int | None:
+        """The first step from `position` on that counts as released from other randomness.
+
+        None where every one of them would be repeated by a replay from `stream`.
+        """
+        with self._store.known() as contents:
+            return contents.runs[self.run_id].statement.departs(stream, position)
+
+    def go_on(self) -> None:
+        """Continues after every step that counts, with randomness of its own.
+
+        What this process reserved and did not release is given back first.
+        """
+        self.settle()
+        self.position, self.stream = self.reserved, _new_stream()
 
     def release(self, event: Event, alike: int | None = None) -> None:
         """Records one release; to be called before it takes effect.
@@ -138,10 +170,11 @@ class RunLedger:
         """Gives back what this process reserved and did not release, at a clean stop.
 
         What an earlier, killed process reserved stays stated: it may have been released. So does
-        everything once another process has taken the run over.
+        everything once another process has taken the run over, and in a process that was forked.
         """
         with self._store.transaction(write=True) as contents:
-            if contents.runs[self.run_id].latest == self.opening:
+            mine = contents.runs[self.run_id].latest == self.opening
+            if mine and os.getpid() == self._process:
                 self._give_back(contents.runs[self.run_id].statement)
         self._current, self._free_until = None, 0
 
@@ -195,12 +228,17 @@ class RunLedger:
             start=start,
             stop=start + length,
             event=to_json(event),
+            stream=self.stream,
         )
         return start + length
 
     def _give_back(self, statement: Statement) -> None:
         if statement.unreleased(self.opening, self._highest):
             self._store.append("settle", opening=self.opening, start=self._highest)
+
+
+def _new_stream() -> str:
+    return secrets.token_hex(8)
 
 
 def check_expected(

@@ -10,12 +10,16 @@ from deniable.events import ComposedEvent, Event, SelfComposedEvent
 
 @dataclass
 class Reservation:
-    """Steps `start` to `stop` (exclusive) of a run, which `opening` reserved as `event`."""
+    """Steps `start` to `stop` (exclusive) of a run, which `opening` reserved as `event`.
+
+    `stream` names the randomness that they are released from; None where no entry says so.
+    """
 
     opening: int
     event: Event
     start: int
     stop: int
+    stream: str | None = None
 
 
 @dataclass
@@ -24,14 +28,17 @@ class Statement:
 
     reservations: list[Reservation] = field(default_factory=list)
 
-    def reserve(self, opening: int, event: Event, start: int, stop: int) -> None:
+    def reserve(
+        self, opening: int, event: Event, start: int, stop: int, stream: str | None = None
+    ) -> None:
         """Adds steps; a block that continues the one before it extends it."""
         if self.reservations:
             last = self.reservations[-1]
-            if (last.opening, last.event, last.stop) == (opening, event, start):
+            before = last.opening, last.event, last.stop, last.stream
+            if before == (opening, event, start, stream):
                 last.stop = stop
                 return
-        self.reservations.append(Reservation(opening, event, start, stop))
+        self.reservations.append(Reservation(opening, event, start, stop, stream))
 
     def settle(self, opening: int, at: int) -> None:
         """Takes back what `opening` reserved from step `at` on."""
@@ -50,6 +57,17 @@ class Statement:
     def steps(self) -> int:
         """Where the stated steps end."""
         return max((each.stop for each in self.reservations if each.stop > each.start), default=0)
+
+    def departs(self, stream: str, position: int) -> int | None:
+        """The first step from `position` on that is stated from other randomness than `stream`."""
+        return min(
+            (
+                max(each.start, position)
+                for each in self.reservations
+                if each.stream != stream and each.stop > max(each.start, position)
+            ),
+            default=None,
+        )
 
     def covered_until(self, event: Event, position: int) -> int | None:
         """Where the steps around `position` that are reserved as `event` end; None outside them."""
