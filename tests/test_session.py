@@ -22,6 +22,7 @@ from deniable.errors import (
     BudgetError,
     CaptureError,
     CheckpointError,
+    DeniableWarning,
     PlanError,
     StepError,
 )
@@ -263,7 +264,10 @@ def test_the_loop_ends_when_the_plan_does() -> None:
     assert private.steps == 4
     train(private, model, optimizer, small_data())
     assert private.steps == 6
-    assert list(private.batches(small_data())) == []
+    with pytest.warns(DeniableWarning, match="no batch: the 6 steps of the plan") as found:
+        assert list(private.batches(small_data())) == []
+    assert found[0].filename == __file__
+    assert list(private.batches(small_data(), steps=0)) == []  # as asked
 
 
 @pytest.mark.parametrize("rows", [None, 8])

@@ -17,7 +17,14 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset, 
 
 import deniable
 from deniable.accounting import spent
-from deniable.errors import AttachError, CaptureError, CheckpointError, PlanError, StepError
+from deniable.errors import (
+    AttachError,
+    CaptureError,
+    CheckpointError,
+    DeniableWarning,
+    PlanError,
+    StepError,
+)
 from deniable.events import (
     GaussianEvent,
     OwnLoaderEvent,
@@ -327,9 +334,11 @@ def test_batches_loaders_and_own_loaders_on_the_batch_sampler_see_the_same(
         elif how == "loader":
             loader = private.loader(Rows(), num_workers=2)
             assert len(loader) == 5
-            for _ in range(4):  # the plan has 12 steps: the third is cut short, the fourth empty
+            for _ in range(3):  # the plan has 12 steps: the third is cut short, the fourth empty
                 for batch in loader:
                     step(model, optimizer, batch)
+            with pytest.warns(DeniableWarning, match="This pass has no batch"):
+                assert list(loader) == []
             assert len(loader) == 2  # as many as the last pass had: means are taken over them
         else:
             chosen = private.batch_sampler(Rows(), steps=12)
@@ -477,10 +486,13 @@ def test_an_own_loader_claims_no_amplification_and_says_so() -> None:
     watched = private.watch(loader)
     assert len(watched) == 5
     assert watched.dataset is copy.copy(watched).dataset is loader.dataset
-    for _ in range(4):  # the plan has 12 steps
+    for _ in range(3):  # the plan has 12 steps
         for batch in watched:
             step(model, optimizer, batch)
     assert private.steps == 12
+    with pytest.warns(DeniableWarning, match="This pass has no batch") as found:
+        assert list(watched) == []
+    assert found[0].filename == __file__
     event = OwnLoaderEvent(GaussianEvent(1.0, Neighbouring.REPLACE))
     assert private._run.event() == SelfComposedEvent(event, 12)
     found = private.spent()

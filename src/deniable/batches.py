@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from deniable.canaries import Canaries
-from deniable.errors import AttachError, CheckpointError, PlanError, StepError
+from deniable.errors import AttachError, CheckpointError, DeniableWarning, PlanError, StepError
 from deniable.events import SampledEvent
 from deniable.grouping import Example, Unit
 from deniable.plan import Draw, Drawing, Plan
@@ -318,11 +319,25 @@ class Source:
             return self._left() if steps is None else min(steps, self._left())
 
         def begin() -> None:
+            if steps != 0:
+                self._warn_if_over(7)
             self._drawing.restore(self.state)  # what was read ahead is drawn again
 
         return DrawnBatches(
             self._drawing, self.unit, rows, left, begin, self._share, self._canaries
         )
+
+    def _warn_if_over(self, frames: int) -> None:
+        """Says that a pass which begins now has no batch, to the loop so many frames above."""
+        if not self._left():
+            warnings.warn(
+                f"This pass has no batch: the {self.plan.steps} steps of the plan are released, or "
+                "the budget has no room for another. The model is that of the last step. To train "
+                "it further, attach it with another plan: that is spent on top, and a ledger in a "
+                "file says what all of it costs.",
+                DeniableWarning,
+                stacklevel=frames,
+            )
 
     def begin_at(self, step: int, generator: np.random.Generator) -> None:
         """Go on before a step of the plan with another stream that decides who joins."""
@@ -371,6 +386,7 @@ class Source:
         if isinstance(drawn, DrawnBatches):
             yield from arriving(loader, drawn)
             return
+        self._warn_if_over(4)
         self._drawing.restore(self.state)
         for batch in loader:
             if not self._left():

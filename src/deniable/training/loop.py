@@ -78,7 +78,9 @@ def _fit(run: Run, watch: Watch) -> bool:
         saved, ways = time.monotonic(), private.ways
         model.train()
         begun = torch_randomness(run.device)
-        for inputs, targets in private.batches(run.train, rows=run.settings.rows):
+        at_its_end = private.steps == plan.steps  # killed before it was written down
+        coming = () if at_its_end else private.batches(run.train, rows=run.settings.rows)
+        for inputs, targets in coming:
             before = private.steps
             losses = loss_of_each(model(inputs), targets)
             private.backward(losses)
