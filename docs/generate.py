@@ -40,6 +40,7 @@ MODULES = (
     "deniable.rows",
     "deniable.session",
     "deniable.open_batch",
+    "deniable.saved_state",
     "deniable.grouping",
     "deniable.isolation",
     "deniable.batchnorm",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import deniable
-from deniable import session
+from deniable import saved_state
 from deniable.errors import BudgetError, CheckpointError, LedgerError, StepError
 from deniable.events import GaussianEvent, singles, to_json
 from deniable.ledger import Ledger, RunLedger
@@ -268,9 +268,9 @@ def test_what_two_sessions_on_one_state_would_give_away(monkeypatch: pytest.Monk
     first, state = saved_in_memory()
     second = Process()
     second.private.load_state_dict(state)
-    monkeypatch.setattr(session, "_USED", {})
+    monkeypatch.setattr(saved_state, "_USED", {})
     [one] = first.releases(1)
-    monkeypatch.setattr(session, "_USED", {})
+    monkeypatch.setattr(saved_state, "_USED", {})
     [other] = second.releases(1, times=-1.0)
     assert same_noise(one, other)
     # Forty gradients of norm 1, once in one direction and once in the other.

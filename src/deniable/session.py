@@ -29,7 +29,6 @@ from deniable.events import (
     ComposedEvent,
     GaussianEvent,
     PoissonSampledEvent,
-    from_json,
     neighbouring_of,
     notes,
     singles,
@@ -46,14 +45,18 @@ from deniable.plan import Plan
 from deniable.randomness import Streams, derived_seed, numpy_generator
 from deniable.ranks import Ranks
 from deniable.sampling import OwnLoader
+from deniable.saved_state import (
+    STATE_VERSION,
+    check_recorded,
+    check_repeats,
+    check_settings,
+    check_unused,
+    note_used,
+    record_again,
+)
 from deniable.scaling import LossScale
 from deniable.shards import Shards, as_stored, group_of, leave_reduction, within
 from deniable.units import BoundedSum, Sensitivity, Spent
-
-STATE_VERSION = 4
-
-_USED: dict[str, int] = {}
-"""How many steps this process has released from each stream of randomness, in whichever session."""
 
 
 def attach(
@@ -607,10 +610,11 @@ class PrivateSession:
                 f"would exceed the run's epsilon of {self.budget:.6g}. The model is that of the "
                 "last step: keep it, or make a plan with more steps or a larger budget."
             )
-        self._refuse_used_noise()
+        if not self._repeats:
+            check_unused(self._run.stream, self.steps)
         self._ranks.first(lambda: self._run.release(piece.event, self._alike()))
         self._releasing = True
-        _USED[self._run.stream] = max(_USED.get(self._run.stream, 0), self.steps + 1)
+        note_used(self._run.stream, self.steps)
         denominator = self._denominator(piece.batch_size)
         noisy = self._add_noise(piece, self._to_release())
         aside = {name: noisy[name] for name in noisy.keys() - self._parameters.keys()}
@@ -629,17 +633,6 @@ class PrivateSession:
         self._open.released()
         self.steps += 1
         self._releasing = False
-
-    def _refuse_used_noise(self) -> None:
-        """Two sessions can be loaded from one state, and only then can this be."""
-        if self.steps < _USED.get(self._run.stream, 0) and not self._repeats:
-            raise CheckpointError(
-                f"Another session in this process was loaded from the same saved state, and "
-                f"released step {self.steps} with the noise that is due here. If model, optimizer, "
-                "data and code are exactly those of that session, load the state with replay=True. "
-                "Otherwise go on with fresh noise (go_on): the same noise must never meet other "
-                "gradients."
-            )
 
     def _to_release(self) -> BoundedSum:
         """The batch's sum, and how far one protected unit can move it."""
@@ -670,14 +663,10 @@ class PrivateSession:
                 "the checkpoint before it; the ledger already counts the interrupted step."
             )
         return {
-            "version": STATE_VERSION,
+            **self._settings(),
             "run_id": self.run_id,
             "steps": self.steps,
-            "plan": self.plan.to_json(),
-            "bound": self._bound.settings(),
             "bound_state": self._bound.state(),
-            "unit": self._unit.settings(),
-            "secure": self.secure,
             "seeded": self.seeded,
             "data": self._source.data,
             "strategies": self._capture.chooser.state(),
@@ -707,15 +696,12 @@ class PrivateSession:
                 other noise, after `go_on`, so that nothing can repeat them.
         """
         self._refuse_detached()
-        self._check_state(state)
+        check_settings(state, self._settings(), self.run_id)
         self._run.settle()
-        self._check_continues(state, replay)
-        stated = self._run.reserved
-        if stated < state["steps"] and self._ledger.path is None:
-            self._run.resume_at(stated, state["stream"])
-            known = singles(from_json(state["released"]))
-            for event in [each for each, times in known for _ in range(times)][stated:]:
-                self._run.release(event)
+        own_loader = self.plan.sampling == OwnLoader.name
+        check_repeats(state, self._run, replay=replay, own_loader=own_loader)
+        if self._ledger.path is None:
+            record_again(state, self._run)
         self._run.resume_at(state["steps"], state["stream"])
         self._releasing = True  # nothing more is released, unless all of the state is taken up
         self._open.forget()
@@ -748,13 +734,8 @@ class PrivateSession:
         self._refuse_detached()
         self._run.settle()
         if state is not None:
-            self._check_state(state)
-            if state["steps"] > self._run.reserved:
-                raise CheckpointError(
-                    f"The saved state has {state['steps']} steps, the ledger counts "
-                    f"{self._run.reserved}: it is not the ledger that the run was recorded in. "
-                    "Use the one that lies beside the checkpoint."
-                )
+            check_settings(state, self._settings(), self.run_id)
+            check_recorded(state, self._run)
             self._bound.restore(state["bound_state"])
             self._source.data = state["data"]
             self.seeded = self.seeded or state["seeded"]
@@ -770,55 +751,15 @@ class PrivateSession:
         drawn_by = numpy_generator(self._ranks.first_says(streams.key("sampling")))
         self._source.begin_at(self.steps, drawn_by)
 
-    def _check_continues(self, state: Mapping[str, Any], replay: bool) -> None:
-        """Refuse a state whose noise would meet, or whose steps would be, other releases."""
-        steps, stated = state["steps"], self._run.reserved
-        departs = self._run.departs(state["stream"], steps)
-        if departs is not None:
-            raise CheckpointError(
-                f"The ledger counts steps from {departs} on as released with other noise than that "
-                f"of the saved state, which has {steps} steps: the run went on afresh since. To "
-                "release them with its noise would be to release them again. Load a state that "
-                "was saved since then, or go on with fresh noise: go_on(state)."
-            )
-        released = max(stated, _USED.get(state["stream"], 0))
-        who = "The ledger" if stated == released else "This process"
-        if released > steps and self.plan.sampling == OwnLoader.name:
-            raise CheckpointError(
-                f"{who} counts {released} steps as released, the saved state {steps}, "
-                "and which batches your own loader gave in between is not saved: the same noise "
-                "would meet other gradients. Start a new run from the saved model; both are spent."
-            )
-        if released > steps and not replay:
-            raise CheckpointError(
-                f"{who} counts {released} steps as released, the saved state {steps}. "
-                "If model, optimizer, data and code are exactly those of the saved run, pass "
-                "replay=True: the steps in between are repeated bit for bit and cost nothing. "
-                "Otherwise start a new run: the same noise must never meet other gradients."
-            )
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        """Refuse a state of other settings, or of another run."""
-        for name, mine in (
-            ("version", STATE_VERSION),
-            ("plan", self.plan.to_json()),
-            ("bound", self._bound.settings()),
-            ("unit", self._unit.settings()),
-            ("secure", self.secure),
-        ):
-            if state.get(name) != mine:
-                mend = "Attach with the settings of the saved run."
-                if name == "version":
-                    mend = "Use the deniable that saved it, or go on without it: go_on()."
-                raise CheckpointError(
-                    f"The saved state has {name} = {state.get(name)!r}, this session "
-                    f"{mine!r}. {mend}"
-                )
-        if state["run_id"] != self.run_id:
-            raise CheckpointError(
-                f"The saved state is of run {state['run_id']!r}, this session of {self.run_id!r}. "
-                f"Attach with run_id={state['run_id']!r} and the ledger of that run."
-            )
+    def _settings(self) -> dict[str, Any]:
+        """What a saved state must have been saved under."""
+        return {
+            "version": STATE_VERSION,
+            "plan": self.plan.to_json(),
+            "bound": self._bound.settings(),
+            "unit": self._unit.settings(),
+            "secure": self.secure,
+        }
 
 
 def _once(loss: Any) -> Callable[[], Any]:
