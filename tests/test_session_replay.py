@@ -289,3 +289,18 @@ def test_a_state_may_be_loaded_in_memory_where_nothing_was_released_after_it() -
 def test_sessions_of_one_seed_are_not_taken_for_one_another() -> None:
     """They repeat each other's noise, as they are told to; each counts for itself."""
     assert same_noise(*(Process(seed=4).releases(1)[0] for _ in range(2)))
+
+
+@pytest.mark.parametrize("looked_at", [True, False])
+def test_a_run_that_is_taken_over_with_its_seed_draws_other_noise(
+    looked_at: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And would repeat it, counted twice, did nobody ask the ledger. Pitfall: privacy 11."""
+    path = tmp_path / "ledger"
+    first = Process(path, seed=5).releases(2)
+    if not looked_at:
+        monkeypatch.setattr(deniable.session.PrivateSession, "_taken_over", lambda _: False)
+    second = Process(path, seed=5).releases(2)
+    repeated = [same_noise(one, other) for one in first for other in second]
+    assert any(repeated) is not looked_at
+    assert stated(path) == 4

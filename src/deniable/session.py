@@ -191,17 +191,6 @@ class PrivateSession:
             )
         self._shards = Shards(model, self._parameters, ranks)
         self.run_id = ranks.first_says((run_id or uuid.uuid4().hex[:12]).encode()).decode()
-        streams, self._seed = Streams(seed), seed
-        self._source = Source(
-            plan,
-            unit,
-            numpy_generator(ranks.first_says(streams.key("sampling"))),
-            left=lambda: self.ends_at - self.steps,
-            recognise=self._recognise,
-            share=Share(ranks.rank, ranks.size),
-            canaries=canaries,
-        )
-        self._generator = noise_generator(streams.key("noise", ranks.rank), self._device, secure)
         self._owns_ledger = not isinstance(ledger, Ledger) or ranks.rank > 0
         self._ledger = ranks.first(lambda: self._opened(ledger))
         self._run = ranks.first(
@@ -220,6 +209,18 @@ class PrivateSession:
                 unit=unit.protects,
             )
         )
+        self._seed = seed
+        streams = self._streams() if self._taken_over() else Streams(seed)
+        self._source = Source(
+            plan,
+            unit,
+            numpy_generator(ranks.first_says(streams.key("sampling"))),
+            left=lambda: self.ends_at - self.steps,
+            recognise=self._recognise,
+            share=Share(ranks.rank, ranks.size),
+            canaries=canaries,
+        )
+        self._generator = noise_generator(streams.key("noise", ranks.rank), self._device, secure)
         self._meter = Meter(plan.event, plan.delta, plan.accountant, plan.epsilon)
         self._ends_at = None if self._run.position else room
         self._pass = self._begun = 0
@@ -253,6 +254,16 @@ class PrivateSession:
         if self._ranks.rank > 0:
             return Ledger(None)
         return ledger if isinstance(ledger, Ledger) else Ledger(ledger)
+
+    def _taken_over(self) -> bool:
+        """Whether the run's ledger, which rank 0 keeps, counted steps already."""
+        return self._ranks.first_says(b"yes" if self._run.position else b"no") == b"yes"
+
+    def _streams(self) -> Streams:
+        """Randomness that no step was released from: other openings and places have other."""
+        place = f"{self._run.opening}/{self._run.position}".encode()
+        place = self._ranks.first_says(place)
+        return Streams(derived_seed(self._seed, "opening", place.decode()))
 
     def _recognise(self, found: str) -> None:
         self._ranks.alike("data set", found)
@@ -744,8 +755,7 @@ class PrivateSession:
         self._run.go_on()
         self.steps = self._begun = self._run.position
         self._ends_at = None
-        place = self._run.opening, self._run.position  # which no two streams of a run share
-        streams = Streams(derived_seed(self._seed, "opening", *place))
+        streams = self._streams()
         key = streams.key("noise", self._ranks.rank)
         self._generator = noise_generator(key, self._device, self.secure)
         drawn_by = numpy_generator(self._ranks.first_says(streams.key("sampling")))
