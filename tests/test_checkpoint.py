@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from deniable import checkpoint
@@ -99,3 +100,18 @@ def test_a_value_that_could_not_come_back_is_refused(tmp_path: Path, value: obje
     with pytest.raises(CheckpointError):
         checkpoint.save(tmp_path, {"state": value})
     assert not checkpoint.exists(tmp_path)
+
+
+def test_weights_that_are_cut_off_absent_or_of_another_model_are_named(tmp_path: Path) -> None:
+    path, model = tmp_path / "model.safetensors", torch.nn.Linear(4, 2)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
+        checkpoint.load_model(model, path)
+    whole = safetensors.torch.save(dict(model.state_dict()))
+    path.write_bytes(whole)
+    checkpoint.load_model(model, path)
+    with pytest.raises(CheckpointError, match=r"does not hold the weights .*size mismatch"):
+        checkpoint.load_model(torch.nn.Linear(5, 2), path)
+    for cut in (0, 5, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(CheckpointError, match="may be cut off or damaged"):
+            checkpoint.load_model(model, path)

@@ -106,3 +106,12 @@ def test_a_folder_in_which_another_process_trains_is_refused(tmp_path: Path) -> 
     folder.create()
     folder.create()  # this very process may
     folder.let_go()
+
+
+def test_a_record_that_lacks_what_is_needed_is_named_with_its_fields(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write({"run_id": "a", "plan": None, "status": "complete"})
+    assert folder.read("run_id")["run_id"] == "a"
+    for read in (folder.read, folder.read_complete):
+        with pytest.raises(SettingsError, match=r"run\.json lacks settings, plan, or"):
+            read("run_id", "settings", "plan")

@@ -152,3 +152,9 @@ def test_what_a_worker_sends_is_checked_before_anything_is_made(
 def test_every_setting_is_an_option_of_the_command() -> None:
     options = {each.name for each in typer.main.get_command(app).commands["train"].params}
     assert Settings.names() <= options
+
+
+def test_a_saved_value_of_a_wrong_type_is_refused() -> None:
+    saved = Settings.choose("digits").to_json() | {"lr": "fast"}
+    with pytest.raises(SettingsError, match="a value of a wrong type"):
+        Settings.from_json(saved)

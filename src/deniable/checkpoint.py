@@ -70,6 +70,38 @@ def load(folder: Path) -> dict[str, Any]:
     return state
 
 
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        CheckpointError: it is absent, cut off or damaged.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, ValueError, safetensors.SafetensorError) as problem:
+        raise CheckpointError(
+            f"{path} cannot be read: {problem}. It may be cut off or damaged: bring it back from a "
+            "copy, or train again."
+        ) from problem
+
+
+def load_model(model: torch.nn.Module, path: Path) -> None:
+    """Give a model the weights of a safetensors file.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds the weights of another model.
+    """
+    weights = load_tensors(path)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as problem:
+        why = " ".join(str(problem).split())
+        raise CheckpointError(
+            f"{path} does not hold the weights of the run's model: {why} "
+            "Bring the file back from a copy, or the code of the model as it was in training."
+        ) from problem
+
+
 def exists(folder: Path) -> bool:
     """Whether there is a checkpoint, readable or not."""
     return (folder / FILE).exists()

@@ -35,6 +35,9 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_FIELDS = {"run_id": str, "settings": dict, "plan": dict, "data": dict, "environment": dict}
+"""What who goes on from a run.json needs of it, and of which type."""
+
 _HELD: dict[Path, int] = {}
 """The folders that this process trains in, and the handles that say so."""
 
@@ -188,8 +191,12 @@ class RunFolder:
         """Replace run.json, whole."""
         write_json(self.run_json, run)
 
-    def read(self) -> dict[str, Any]:
+    def read(self, *needed: str) -> dict[str, Any]:
         """What run.json holds.
+
+        Args:
+            needed: the fields that must be there, of `run_id`, `settings`, `plan`, `data` and
+                `environment`.
 
         Raises:
             SettingsError: there is no run here, or run.json is not what this program wrote.
@@ -207,15 +214,22 @@ class RunFolder:
             raise SettingsError(
                 f"{self.run_json} must hold a JSON object, got {type(run).__name__}."
             )
+        lacking = [name for name in needed if not isinstance(run.get(name), _FIELDS[name])]
+        if lacking:
+            raise SettingsError(
+                f"{self.run_json} lacks {', '.join(lacking)}, or has it otherwise than `deniable "
+                "train` writes it. Bring the file back from a copy, or train again; what the run "
+                "released stays in its ledger."
+            )
         return run
 
-    def read_complete(self) -> dict[str, Any]:
+    def read_complete(self, *needed: str) -> dict[str, Any]:
         """The same, of a run that is complete and has its model.
 
         Raises:
             SettingsError: as in `read`, or the run is not complete.
         """
-        run = self.read()
+        run = self.read(*needed)
         if run.get("status") != "complete" or not self.model.exists():
             raise SettingsError(
                 f"The run in {self.path} must be complete, with its {self.model.name}. Go on with "

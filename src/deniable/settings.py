@@ -277,7 +277,13 @@ class Settings:
                 f"{sorted(known - set(values))}, not known {sorted(set(values) - known)}. Resume "
                 "with the version that wrote them."
             )
-        return cls(**values)
+        try:
+            return cls(**values)
+        except TypeError as problem:
+            raise SettingsError(
+                f"The saved settings hold a value of a wrong type: {problem}. Bring the run's "
+                "run.json back from a copy."
+            ) from problem
 
 
 def _check_collaboration(given: Mapping[str, Any]) -> None:

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from deniable import checkpoint
 from deniable.accounting import privacy_curve
 from deniable.audit.drawing import sampling_of
 from deniable.audit.findings import Audit, Finding
@@ -63,6 +63,7 @@ def audit(path: Path, say: Say = lambda _: None) -> Audit:
         SettingsError: there is no run in the folder, or it has no noise, so that nothing is
             claimed.
         LedgerError: its ledger is lost.
+        CheckpointError: its model or its canaries are damaged.
     """
     folder = RunFolder(path)
     subject = _Subject.of(folder)
@@ -91,7 +92,7 @@ class _Subject:
 
     @classmethod
     def of(cls, folder: RunFolder) -> _Subject:
-        record = folder.read()
+        record = folder.read("run_id", "settings", "plan", "data")
         settings, plan = Settings.from_json(record["settings"]), Plan.from_json(record["plan"])
         if not plan.noise_multiplier:
             raise SettingsError(
@@ -101,7 +102,7 @@ class _Subject:
         with Ledger(folder.ledger_of(record), create=False) as ledger:
             contents, event = ledger.contents(), ledger.event(record["run_id"])
         claim = Claim.of(contents, record["run_id"], plan.delta, plan.accountant)
-        saved = safetensors.torch.load_file(folder.canaries) if folder.canaries.exists() else {}
+        saved = checkpoint.load_tensors(folder.canaries) if folder.canaries.exists() else {}
         return cls(
             folder,
             settings,
@@ -184,7 +185,7 @@ class _Subject:
 
     def black_box(self, tests: int) -> list[Finding]:
         model = self.model()
-        model.load_state_dict(safetensors.torch.load_file(self.folder.model))
+        checkpoint.load_model(model, self.folder.model)
         rows = joined(self.data, self.settings, self.run_id)
         count = int(self.canaries["examples"])
         inputs, targets = (torch.from_numpy(e[-count:]) for e in (rows.inputs, rows.targets))

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from deniable import checkpoint
 from deniable.data.ptb import LENGTH, START
 from deniable.errors import SettingsError
 from deniable.models import build
@@ -29,10 +29,11 @@ def text_model(folder: RunFolder) -> nn.Module:
 
     Raises:
         SettingsError: the run is not complete.
+        CheckpointError: its model is damaged.
     """
-    settings = Settings.from_json(folder.read_complete()["settings"])
+    settings = Settings.from_json(folder.read_complete("settings")["settings"])
     model = build(settings.model, (LENGTH,), 256, Streams(settings.seed))
-    model.load_state_dict(safetensors.torch.load_file(folder.model))
+    checkpoint.load_model(model, folder.model)
     return model.eval()
 
 

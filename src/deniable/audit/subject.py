@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from deniable import checkpoint
 from deniable.accounting import privacy_curve
 from deniable.data import Dataset, Progress
 from deniable.ledger import Ledger
@@ -57,15 +57,16 @@ class Subject:
 
         Raises:
             SettingsError: there is no complete run in the folder.
+            CheckpointError: its model is damaged.
             DataError: the data is not what the run was trained on.
         """
         folder = RunFolder(path)
-        record = folder.read_complete()
+        record = folder.read_complete("settings", "plan", "data")
         settings = Settings.from_json(record["settings"])
         where = settings.data_dir if data_dir is None else str(data_dir)
         data = load_same_data(replace(settings, data_dir=where), record, progress)
         model, _ = model_and_optimizer(settings, data, CPU)
-        model.load_state_dict(safetensors.torch.load_file(folder.model))
+        checkpoint.load_model(model, folder.model)
         return cls(path, settings, Plan.from_json(record["plan"]), data, model.eval())
 
     @property
@@ -86,7 +87,7 @@ class Subject:
     def guarantee(self) -> PrivacyCurve | None:
         """What its ledger proves of it; None where that is nothing."""
         folder = RunFolder(self.path)
-        record = folder.read()
+        record = folder.read("run_id")
         with Ledger(folder.ledger_of(record), create=False) as ledger:
             curve = privacy_curve(ledger.event(record["run_id"]))
         return curve if curve.is_private else None

@@ -94,7 +94,7 @@ def check_claim(path: Path, ledger: Path, as_json: bool) -> None:
 
 def _run_of(path: Path) -> str | None:
     folder = RunFolder(path)
-    return str(folder.read()["run_id"]) if folder.run_json.exists() else None
+    return str(folder.read("run_id")["run_id"]) if folder.run_json.exists() else None
 
 
 def _as_json(differences: tuple[Difference, ...], now: float) -> dict[str, Any]:

@@ -150,8 +150,7 @@ def generate_command(
     A text is computed from the model alone: of the training data it gives away what the model does.
     """
     folder = RunFolder(run)
-    record = folder.read()
-    data = record.get("data", {}).get("name")
+    data = folder.read("data")["data"].get("name")
     if data != "ptb":
         raise SettingsError(
             f"The run in {run} is of {data}, and its model writes no text. Give one that "

@@ -229,7 +229,7 @@ def _start(
 
 def _go_on(path: Path, as_json: bool) -> None:
     console = Console(stderr=True)
-    record = RunFolder(path).read()
+    record = RunFolder(path).read("settings")
     if record.get("status") == "complete":
         _complete(RunFolder(path), record, console, as_json)
         return

@@ -139,7 +139,7 @@ def resume(path: Path, progress: Progress | None = None, session: MakeSession = 
             other numbers.
     """
     folder = RunFolder(path)
-    record = folder.read()
+    record = folder.read("run_id", "settings", "plan", "data", "environment")
     folder.hold()
     if record.get("status") == "complete":
         raise CheckpointError(f"The run in {path} is complete: there is nothing left to resume.")
@@ -316,10 +316,10 @@ def load_same_data(
     Raises:
         DataError: what is found now is other data.
     """
-    data, known = load_data(settings, progress), record["data"]["fingerprint"]
+    data, known = load_data(settings, progress), str(record["data"].get("fingerprint"))
     if data.fingerprint != known:
         raise DataError(
-            f"The run was trained on {record['data']['name']} data with the fingerprint "
+            f"The run was trained on {record['data'].get('name')} data with the fingerprint "
             f"{known[:16]}..., but what was found now has {data.fingerprint[:16]}.... The same "
             "noise must never meet other data, nor an attack other rows: bring the old data back "
             "(for deniable attack, --data-dir names its folder), or start a new run."
