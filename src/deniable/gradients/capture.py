@@ -102,6 +102,13 @@ class Capture:
             handle = parameter.register_hook(self._escape(name))  # type: ignore[no-untyped-call]
             self._handles.append(handle)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Capture:
+        """What the hooks of a copied model belong to: it is an ordinary model, whenever copied."""
+        idle = object.__new__(Capture)
+        idle.__dict__ |= {"model": None, "together": None, "_forwards": []}
+        idle._rows = idle._mode = idle._watched = None
+        return idle
+
     def remove(self) -> None:
         """Take every hook off the model and its parameters."""
         for handle in self._handles:
