@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -214,13 +215,12 @@ class PrivateSession:
         self._source = Source(
             plan,
             unit,
-            numpy_generator(ranks.first_says(streams.key("sampling"))),
+            self._draw_from(streams),
             left=lambda: self.ends_at - self.steps,
             recognise=self._recognise,
             share=Share(ranks.rank, ranks.size),
             canaries=canaries,
         )
-        self._generator = noise_generator(streams.key("noise", ranks.rank), self._device, secure)
         self._meter = Meter(plan.event, plan.delta, plan.accountant, plan.epsilon)
         self._ends_at = None if self._run.position else room
         self._pass = self._begun = 0
@@ -264,6 +264,12 @@ class PrivateSession:
         place = f"{self._run.opening}/{self._run.position}".encode()
         place = self._ranks.first_says(place)
         return Streams(derived_seed(self._seed, "opening", place.decode()))
+
+    def _draw_from(self, streams: Streams) -> np.random.Generator:
+        """Noise comes from these streams from here on; who joins is for the caller to draw."""
+        key = streams.key("noise", self._ranks.rank)
+        self._generator = noise_generator(key, self._device, self.secure)
+        return numpy_generator(self._ranks.first_says(streams.key("sampling")))
 
     def _recognise(self, found: str) -> None:
         self._ranks.alike("data set", found)
@@ -755,11 +761,7 @@ class PrivateSession:
         self._run.go_on()
         self.steps = self._begun = self._run.position
         self._ends_at = None
-        streams = self._streams()
-        key = streams.key("noise", self._ranks.rank)
-        self._generator = noise_generator(key, self._device, self.secure)
-        drawn_by = numpy_generator(self._ranks.first_says(streams.key("sampling")))
-        self._source.begin_at(self.steps, drawn_by)
+        self._source.begin_at(self.steps, self._draw_from(self._streams()))
 
     def _settings(self) -> dict[str, Any]:
         """What a saved state must have been saved under."""

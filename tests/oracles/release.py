@@ -31,28 +31,12 @@ def released_sum(
     loss: Loss,
     bound: float | deniable.Bound,
     *,
-    rows: int | None = None,
-    per_row: bool = False,
-    unit: Unit | None = None,
     drawn: int | None = None,
     strategy: str | None = None,
+    **given: Any,
 ) -> dict[str, Tensor]:
-    """One private step at noise 0: on the first `drawn` units of this data, on all if not given.
-
-    Args:
-        model: to train; it stays as it is.
-        batch: the data set.
-        loss: called as `loss(model, *piece)`.
-        bound: what limits each unit, or the norm of `Clip`.
-        rows: of one piece.
-        per_row: the loss is a vector, one a row.
-        unit: what is bounded; a row if not given.
-        drawn: how many units; 0 if the data set is empty.
-        strategy: taken wherever it exists; without one, strategies are measured.
-    """
-    [found] = released_sums(
-        [(drawn, strategy)], model, batch, loss, bound, rows=rows, per_row=per_row, unit=unit
-    )
+    """The one step of a training that `released_sums` makes of the same arguments."""
+    [found] = released_sums([(drawn, strategy)], model, batch, loss, bound, **given)
     return found
 
 
@@ -67,7 +51,19 @@ def released_sums(
     per_row: bool = False,
     unit: Unit | None = None,
 ) -> Iterator[dict[str, Tensor]]:
-    """What each step of one training releases: of so many units, and by this strategy."""
+    """What each private step of one training at noise 0 releases.
+
+    Args:
+        steps: of each, on how many of the first units of the data set, all if None, and 0 if it is
+            empty; and the strategy that is taken wherever it exists. Without one, all are measured.
+        model: to train; it stays as it is.
+        batch: the data set.
+        loss: called as `loss(model, *piece)`.
+        bound: what limits each unit, or the norm of `Clip`.
+        rows: of one piece.
+        per_row: the loss is a vector, one a row.
+        unit: what is bounded; a row if not given.
+    """
     if not len(batch[0]):
         batch = [torch.zeros(1, *each.shape[1:], dtype=each.dtype) for each in batch]
         steps = [(0, strategy) for _, strategy in steps]

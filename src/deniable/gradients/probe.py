@@ -350,14 +350,14 @@ class Runs:
         args, kwargs = self._arguments(replaced, None)
         model = self.forward.model
         with (
-            undisturbed(self.forward, True, model.named_parameters()),
+            undisturbed(self.forward, dropout=True, weights=model.named_parameters()),
             torch.no_grad(),
             catch_warnings(),
         ):
             simplefilter("ignore")  # of what expects gradients
             returned = tensors_within(model(*args, **kwargs))
         held = [leaf for leaf in returned if candidates(leaf, self.rows)]
-        return [Trace.of(each, self.rows, None, True) for each in held]
+        return [Trace.of(each, self.rows, whose=None, exact=True) for each in held]
 
     def observe(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from deniable.bounds import Tanh
 from deniable.papers.points import Recurrent, Watch
+from deniable.units import finite
 
 ROWS = 50  # of the history
 TESTED = 2000
@@ -89,8 +90,8 @@ def train(point: Recurrent, watch: Watch) -> dict[str, Any]:
             history.append(
                 {
                     "step": step,
-                    "error": error if math.isfinite(error) else None,
-                    "largest_norm": largest if math.isfinite(largest) else None,
+                    "error": finite(error),
+                    "largest_norm": finite(largest),
                 }
             )
             largest = 0.0

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.torch
 from torch import nn
 
+from deniable import checkpoint
 from deniable.audit.comparison import Comparison, letter_perplexity
 from deniable.audit.planted import Canary, draw, inserted
 from deniable.audit.secrets import MOST, Exposure, exposure, random_secrets
@@ -194,7 +194,7 @@ def _kept(found: Row) -> Row:
 
 def _model(point: Training, folder: Path) -> nn.Module:
     model = network(point.model.name, (LENGTH,), 256, point.seed, **point.model.arguments)
-    model.load_state_dict(safetensors.torch.load_file(RunFolder(folder).model))
+    checkpoint.load_model(model, RunFolder(folder).model)
     return model.eval()
 
 
