@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -19,12 +20,19 @@ def lengths(values: Tensor) -> Tensor:
     >>> lengths(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
     tensor([5., 2.])
     """
-    blocks = torch.split(values, _BLOCK, 1) if values.device.type == "cpu" else (values,)
-    norms: list[Tensor] = [torch.linalg.vector_norm(each, dim=1) for each in blocks]
-    if len(norms) == 1:
-        return norms[0]
-    whole: Tensor = torch.linalg.vector_norm(torch.stack(norms, 1), dim=1)
-    return whole
+    if values.shape[1] <= _BLOCK or values.device.type != "cpu":
+        return _norms(values, dim=1)
+    blocks = [_norms(each, dim=1) for each in torch.split(values, _BLOCK, 1)]
+    return _norms(torch.stack(blocks, 1), dim=1)
+
+
+def squared_lengths(values: Tensor) -> Tensor:
+    """The squared norm of each row, `(n, size)` -> `(n,)`."""
+    found = lengths(values)
+    return found.mul_(found)
+
+
+_norms: Callable[..., Tensor] = torch.linalg.vector_norm
 
 
 def wide(tensor: Tensor) -> Tensor:

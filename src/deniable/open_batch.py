@@ -126,7 +126,9 @@ class OpenBatch:
         else:
             for name, value in bounded.sums.items():
                 self._sums[name] += value
-        self.observed.append(Observed(observed.norms[:units], observed.factors[:units]))
+        if len(observed.norms) > units:  # canaries come last
+            observed = Observed(observed.norms[:units], observed.factors[:units])
+        self.observed.append(observed)
         self._unstepped, self._summed = False, 0
 
     def hold(self, bounded: BoundedSum) -> None:

@@ -639,7 +639,7 @@ class PrivateSession:
             if "noise_deviation" in group:
                 group["noise_deviation"] = self.noise_deviation
         self._bound.learn(aside, denominator)
-        torch._foreach_div_([noisy[name] for name in self._parameters], denominator)
+        _divide([noisy[name] for name in self._parameters], denominator)
         for name, parameter in self._parameters.items():
             parameter.grad = noisy[name].to(parameter)
         if self.canaries is not None:
@@ -772,6 +772,16 @@ class PrivateSession:
             "unit": self._unit.settings(),
             "secure": self.secure,
         }
+
+
+def _divide(values: list[Tensor], divisor: float) -> None:
+    """Divide each in place. On the CPU torch makes a tensor of a number, anew for each value."""
+    if all(each.is_cpu for each in values):
+        wide = any(each.dtype == torch.float64 for each in values)
+        by = torch.tensor(divisor, dtype=torch.float64 if wide else torch.float32)
+        torch._foreach_div_(values, by)
+    else:
+        torch._foreach_div_(values, divisor)
 
 
 def _once(loss: Any) -> Callable[[], Any]:

@@ -142,7 +142,7 @@ class Clip(Bound):
 
     def limit(self, gradients: Gradients) -> Limited:
         """Each gradient, times `norm / |g|` where it is longer than the norm."""
-        factors = self.norm / gradients.norms().clamp(min=self.norm)
+        factors = gradients.norms().clamp(min=self.norm).reciprocal_().mul_(self.norm)
         return Limited(Scaled(gradients, factors), factors)
 
 

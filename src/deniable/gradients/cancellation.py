@@ -20,7 +20,7 @@ from torch import Tensor
 from deniable.gradients.contributions import Contribution, Kept, accurate
 from deniable.gradients.convolution import Convolution
 from deniable.gradients.outer import Outer, Several
-from deniable.lengths import lengths
+from deniable.lengths import squared_lengths
 
 # Shares of the squared size of the parts, in units of the dtype's precision: what is squared and
 # added up in Gram matrices is off by a few such units; a sum of parts, by one of their sizes. Of a
@@ -67,4 +67,4 @@ _OF: dict[type, Callable[[Any], Tensor | None]] = {
 
 
 def _square(values: Tensor) -> Tensor:
-    return lengths(accurate(values).flatten(1)).square()
+    return squared_lengths(accurate(values).flatten(1))

@@ -28,7 +28,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from deniable.lengths import lengths
+from deniable.lengths import lengths, squared_lengths
 
 
 def accurate(tensor: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def formed(
         out = values[some] if keep else values[: n - start]
         form(some, out)
         norms[some] = lengths(out.flatten(1))
-    return values, norms.square_()
+    return values, norms.mul_(norms)
 
 
 class Contribution(ABC):
@@ -246,17 +246,20 @@ class Dense(Contribution):
         return made
 
     def _squared_norms(self) -> Tensor:
-        return lengths(self._flat()).square()
+        return squared_lengths(self._flat())
 
     def _flat(self) -> Tensor:
         """`(n, elements)`; a parameter may be one number."""
         values = accurate(self.values)
-        return values if values.ndim == 2 else values.unsqueeze(-1).flatten(1)
+        if values.ndim == 2:
+            return values
+        return values.flatten(1) if values.ndim > 2 else values.unsqueeze(1)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """See `Contribution.weighted_sum`."""
         flat = self._flat()
-        return torch.mv(flat.T, weights.to(flat.dtype)).view(self.values.shape[1:])
+        total = weights.to(flat.dtype) @ flat
+        return total if self.values.ndim == 2 else total.view(self.values.shape[1:])
 
     def dense(self) -> Dense:
         """See `Contribution.dense`."""
@@ -305,7 +308,7 @@ class Turned(Contribution):
         return made
 
     def _squared_norms(self) -> Tensor:
-        return lengths(self.values.flatten(1)).square()
+        return squared_lengths(self.values.flatten(1))
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """See `Contribution.weighted_sum`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from types import FrameType, FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -233,7 +234,7 @@ class Watch(TorchFunctionMode):
         carrying = any(forward.carries_rows(leaf) for leaf in data)
         constant = not carrying and n != 0
         random = random_state(bound[0].device) if constant else None
-        with torch.set_grad_enabled(flowing):
+        with nullcontext() if flowing else torch.no_grad():
             result = _unaliased(func(*detached, **options), [*detached, *options.values()])
         outputs = list(result) if isinstance(result, (tuple, list)) else [result]
         kept = self._unwritten(key, versions, outputs)
@@ -432,6 +433,9 @@ def _is_mask(index: object) -> bool:
     return isinstance(index, Tensor) and index.dtype is torch.bool
 
 
+_as_its_own = torch.ops.aten._unsafe_view.default
+
+
 def _unaliased(result: Any, args: list[Any]) -> Any:
     """A view of memory that nobody else holds, as a tensor of its own.
 
@@ -443,7 +447,7 @@ def _unaliased(result: Any, args: list[Any]) -> Any:
     memory = result.untyped_storage().data_ptr()
     if memory and any(leaf.untyped_storage().data_ptr() == memory for leaf in tensors_in(args)):
         return result
-    own: Tensor = torch.ops.aten._unsafe_view(result, result.shape)
+    own: Tensor = _as_its_own(result, result.shape)
     return own
 
 

@@ -103,8 +103,8 @@ class Outer(Contribution):
             norms = _lengths(self.right)
             if not isinstance(self.left, OneHot):
                 self._left_norms = _lengths(self.left)
-                norms = norms * self._left_norms
-            return norms.square()
+                norms = norms.mul_(self._left_norms)
+            return norms.mul_(norms)
         parts = [_norms_and_sizes(self.some(*units)) for units in _chunks(self, self)]
         if len(parts) == 1:
             norms, self._sizes = parts[0]
@@ -118,7 +118,7 @@ class Outer(Contribution):
         if self.positions != 1:
             return Dense(accurate(self.left).sum(1))
         values, norms = accurate(self.left)[:, 0], self._left_norms
-        return Dense(values) if norms is None else Dense.of(values, norms.square())
+        return Dense(values) if norms is None else Dense.of(values, norms * norms)
 
     def squared_sizes(self) -> Tensor:
         """`(sum_t |left_t| |right_t|)^2` for every unit: what the squared norm is at most.
@@ -146,7 +146,7 @@ class Outer(Contribution):
             left = torch.mul(left, weights, out=scratch("weighted", left, left.shape))
         else:
             right = torch.mul(right, weights, out=scratch("weighted", right, right.shape))
-        return (left.flatten(0, 1).T @ right.flatten(0, 1)).view(self.shape)
+        return torch.mm(left.flatten(0, 1).T, right.flatten(0, 1)).view(self.shape)
 
     def dense(self) -> Dense:
         """See `Contribution.dense`."""
@@ -231,19 +231,20 @@ def _norms_and_sizes(outer: Outer) -> tuple[Tensor, Tensor]:
     left, right = _grams(outer, outer)
     hidden = hidden_by(left, outer.right.shape[2], right.dtype)
     if isinstance(outer.left, Tensor):
-        hidden += hidden_by(right, outer.left.shape[2], right.dtype)
+        hidden = hidden.add_(hidden_by(right, outer.left.shape[2], right.dtype))
     products = left.mul_(right)
-    sizes = products.diagonal(dim1=1, dim2=2).sqrt().sum(1).square_()
-    return products.sum((1, 2)).add_(hidden), sizes
+    sizes = products.diagonal(dim1=1, dim2=2).sqrt().sum(1)
+    return products.sum((1, 2)).add_(hidden), sizes.mul_(sizes)
 
 
 def hidden_by(gram: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     """The most of a squared norm that underflow can hide in the other Gram matrix, `(n,)`.
 
-    An inner product of `size` numbers may lose `size` products too small for the dtype.
+    An inner product of `size` numbers may lose `size` products too small for the dtype. What
+    multiplies them adds up to no more than the trace times the number of positions.
     """
     lost = size * torch.finfo(dtype).tiny
-    return gram.diagonal(dim1=1, dim2=2).sqrt().sum(1).square_().mul_(lost)
+    return gram.diagonal(dim1=1, dim2=2).sum(1).mul_(lost * gram.shape[1])
 
 
 def _grams(a: Outer, b: Outer) -> tuple[Tensor, Tensor]:
@@ -262,7 +263,7 @@ def _products_of_rows(use: str, a: Tensor, b: Tensor) -> Tensor:
 def _lengths(values: Tensor) -> Tensor:
     """The norm of each unit's `(T, size)`, and what underflow can hide of it."""
     values = accurate(values)
-    hidden = math.sqrt(values[0].numel() * torch.finfo(values.dtype).tiny) if len(values) else 0.0
+    hidden = math.sqrt(math.prod(values.shape[1:]) * torch.finfo(values.dtype).tiny)
     return lengths(values.flatten(1)).add_(hidden)
 
 

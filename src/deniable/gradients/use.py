@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -66,12 +65,18 @@ class Use:
         if self.n:
             self._unchanged()
             self._owned(grad)
-            with exactly(grad.device) if self.capture.rounds else nullcontext():
-                for argument, contribution in self._contributions(position, grad):
-                    self.capture.add(argument, contribution)
+            if self.capture.rounds:
+                with exactly(grad.device):
+                    self._deliver(position, grad)
+            else:
+                self._deliver(position, grad)
         if self.outputs == 1 and not torch._C._autograd._get_current_graph_task_keep_graph():
             self.args, self.kwargs, self.versions = (), {}, []  # let the activations go
             self.spent = True
+
+    def _deliver(self, position: int, grad: Tensor) -> None:
+        for argument, contribution in self._contributions(position, grad):
+            self.capture.add(argument, contribution)
 
     def beside(self, input: Tensor, *parameters: Tensor | None) -> Callable[[Tensor], None]:
         """Note a linear layer that an opened function computed by itself, on data laid out alike.
@@ -135,8 +140,11 @@ class Use:
     def aligned(self, input: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Input and output gradient of a layer that mixes the last dimension, as `(n, T, ...)`."""
         layout = self.layout(input, features=1)
-        both = (layout.split(each, self.n) for each in (input, grad))
-        return tuple(each.reshape(self.n, -1, each.shape[-1]) for each in both)  # type: ignore[return-value]
+        return self._folded(layout.split(input, self.n)), self._folded(layout.split(grad, self.n))
+
+    def _folded(self, split: Tensor) -> Tensor:
+        """Units first, their other dimensions but the last as one."""
+        return split if split.ndim == 3 else split.reshape(self.n, -1, split.shape[-1])
 
     def by_vmap(self, grad: Tensor, position: int = 0) -> Iterator[tuple[Any, Contribution]]:
         """Per-unit gradients of this one call by `torch.func.vmap`, whatever the function."""

@@ -90,7 +90,10 @@ WRITTEN = Lost("a write to the same memory")
 
 def version(tensor: Tensor) -> int:
     """How often the memory of a tensor was written to."""
-    return 0 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:  # of a tensor made under inference_mode, which keeps no count
+        return 0
 
 
 def owners_of(packed: PackedSequence) -> Tensor:

@@ -87,12 +87,12 @@ class Gaussian:
 
 def _add(
     sums: Sequence[Tensor], dtype: torch.dtype, deviation: float, generator: NoiseGenerator
-) -> list[Tensor]:
+) -> Sequence[Tensor]:
     """The sums plus noise, as views of one new buffer."""
     sizes, device = [each.numel() for each in sums], sums[0].device
     with torch.no_grad():
         if torch.promote_types(dtype, generator.precision) == dtype:
-            noisy = _views(generator.normal((sum(sizes),), dtype=dtype, device=device), sums, sizes)
+            noisy = _views(generator.normal((sum(sizes),), dtype=dtype, device=device), sums)
             for each, noise in zip(sums, noisy, strict=True):
                 # Rounded once, or the low bits of the result would follow the sum.
                 torch.add(each, noise, alpha=deviation, out=noise)
@@ -102,9 +102,10 @@ def _add(
             noise = generator.normal(part.shape, dtype=generator.precision, device=device)
             # In the wider of the two dtypes, then rounded once to the sum's.
             part.add_(noise, alpha=deviation)
-        return _views(flat, sums, sizes)
+        return _views(flat, sums)
 
 
-def _views(flat: Tensor, sums: Sequence[Tensor], sizes: list[int]) -> list[Tensor]:
-    pieces = torch.split(flat, sizes)
-    return [piece.view(each.shape) for piece, each in zip(pieces, sums, strict=True)]
+def _views(flat: Tensor, sums: Sequence[Tensor]) -> Sequence[Tensor]:
+    """A part of a buffer for each sum, in its shape."""
+    views: Sequence[Tensor] = torch._C._nn.unflatten_dense_tensors(flat, [*sums])
+    return views
