@@ -226,6 +226,49 @@ def recorded(folder: str) -> tuple[int, float, str]:
     return private.steps, epsilon, said
 
 
+def gone_on(kind: str, folder: str) -> dict[str, Any]:
+    """Of a run that is killed after 3 steps and goes on afresh: what each rank says of it."""
+    plan = plan_of(noise_multiplier=2.0)
+    path = Path(folder) / "ledger.sqlite"
+    given: dict[str, Any] = {"run_id": "one", "ledger": path, "budget": 3.0}
+    model, optimizer, private = together(Transformer(), kind, plan, **given)
+    private.at_once = 2
+    for words in private.batches(sentences(), steps=3):
+        loss_of(model, words).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    # No detach: the processes are gone, with a step recorded that was not released.
+    model, optimizer, private = together(Transformer(), kind, plan, **given)
+    private.go_on()
+    began, epsilon, ends_at = private.steps, private.spent().epsilon, private.ends_at
+    for words in private.batches(sentences()):
+        loss_of(model, words).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {"began": began, "epsilon": epsilon, "ends_at": ends_at, "ended": private.steps,
+            "spent": private.spent().epsilon}  # fmt: skip
+
+
+def another_ranks_state(kind: str) -> list[str]:
+    """What is said to the state of this rank and of the other, loaded again after two steps."""
+    plan = plan_of(noise_multiplier=1.0)
+    model, optimizer, private = together(Transformer(), kind, plan, run_id="one")
+    for words in private.batches(sentences(), steps=2):
+        loss_of(model, words).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    saved: list[Any] = [None, None]
+    dist.all_gather_object(saved, private.state_dict())
+    said = []
+    for states in (saved, [saved[0]] * 2, [saved[1]] * 2):
+        try:
+            private.load_state_dict(states[dist.get_rank()], replay=True)
+            said.append("loaded")
+        except DeniableError as refused:
+            said.append(str(refused))
+    return said
+
+
 def resumed(kind: str) -> bool:
     """Whether a run that goes on from a saved state is the run that was not interrupted."""
 

@@ -16,6 +16,8 @@ from oracles.gradients import clipped_sum, relative_error
 from sharded import (
     ROWS,
     Transformer,
+    another_ranks_state,
+    gone_on,
     loss_of,
     noise_alone,
     plan_of,
@@ -137,3 +139,28 @@ def test_rank_0_keeps_the_ledger(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["fsdp", "replica"])
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(kind: str) -> None:
     assert crew(2, resumed, kind) == [True, True]
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "replica"])
+def test_ranks_that_go_on_after_a_crash_are_at_the_same_step(kind: str, tmp_path: Path) -> None:
+    """The ledger that says so is rank 0's alone, and counts a step that was not released."""
+    first, other = crew(2, gone_on, kind, str(tmp_path))
+    assert first == other
+    assert first["began"] == 4 and first["ended"] == first["ends_at"] == 8
+    assert 0 < first["epsilon"] < first["spent"]
+
+
+def test_a_state_with_the_noise_of_another_shard_is_refused() -> None:
+    """The same noise in two shards: their difference would have none."""
+    first, other = crew(2, another_ranks_state, "fsdp")
+    assert [first[0], other[0]] == ["loaded", "loaded"]
+    assert "that of rank 0 of 2, and this is rank 1 of 2" in other[1]
+    assert "that of rank 1 of 2, and this is rank 0 of 2" in first[2]
+    assert first[1] == other[2] == "Another rank refused: its message says why."
+
+
+def test_the_state_of_a_replica_that_draws_no_noise_is_not_rank_0s() -> None:
+    first, other = crew(2, another_ranks_state, "replica")
+    assert first[:2] == other[:2] == ["loaded", "loaded"]
+    assert "of replicas rank 0 alone draws noise" in first[2]
+    assert other[2] == "Another rank refused: its message says why."

@@ -94,6 +94,28 @@ class Ranks:
             raise error(f"On rank 0: {message}")
         return act()
 
+    def first_alone(self, act: Callable[[], None]) -> None:
+        """Act on rank 0, and wait for it: what fails there is an error on all.
+
+        Raises:
+            DeniableError: as on rank 0.
+        """
+        self.first(act if self.rank == 0 else lambda: None)
+
+    def unanimous(self, check: Callable[[], object]) -> None:
+        """Check on every rank: what one refuses is an error on all of them.
+
+        Raises:
+            DeniableError: as here; or that another rank refused.
+        """
+        problem: DeniableError | None = None
+        try:
+            check()
+        except DeniableError as refused:
+            problem = refused
+        if self.any(problem is not None):
+            raise problem or DeniableError("Another rank refused: its message says why.")
+
     def alike(self, what: str, mine: str) -> None:
         """Refuse what differs between ranks.
 

@@ -12,6 +12,7 @@ from typing import Any
 from deniable.errors import CheckpointError
 from deniable.events import from_json, singles
 from deniable.ledger import RunLedger
+from deniable.ranks import Ranks
 
 STATE_VERSION = 4
 
@@ -61,6 +62,36 @@ def check_settings(state: Mapping[str, Any], mine: Mapping[str, Any], run_id: st
         raise CheckpointError(
             f"The saved state is of run {state['run_id']!r}, this session of {run_id!r}. "
             f"Attach with run_id={state['run_id']!r} and the ledger of that run."
+        )
+
+
+def check_rank(state: Mapping[str, Any], ranks: Ranks, *, in_parts: bool) -> None:
+    """Refuse a state whose noise is another rank's.
+
+    Ranks that hold shards draw noise each for its own; of replicas rank 0 alone draws, and what
+    another saved does not know how much.
+
+    Args:
+        state: the saved one.
+        ranks: who trains the model.
+        in_parts: whether they hold it in shards.
+
+    Raises:
+        CheckpointError: whose it is.
+    """
+    rank, size = state.get("rank", [0, 1])
+    if in_parts and [rank, size] != [ranks.rank, ranks.size]:
+        raise CheckpointError(
+            f"The saved state is that of rank {rank} of {size}, and this is rank {ranks.rank} of "
+            f"{ranks.size}: each rank draws the noise of its own shard, and another's would be "
+            "used twice. Save and load state_dict() on every rank; with another number of ranks, "
+            "go on with fresh noise: go_on()."
+        )
+    if rank not in (0, ranks.rank):
+        raise CheckpointError(
+            f"The saved state is that of rank {rank}, and this is rank {ranks.rank}: of replicas "
+            "rank 0 alone draws noise, so that only its state knows how much is used. Load the "
+            "state that rank 0 saved."
         )
 
 

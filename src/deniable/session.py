@@ -7,6 +7,7 @@ records it, and the optimizer receives the release in its step pre-hook.
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -48,6 +49,7 @@ from deniable.ranks import Ranks
 from deniable.sampling import OwnLoader
 from deniable.saved_state import (
     STATE_VERSION,
+    check_rank,
     check_recorded,
     check_repeats,
     check_settings,
@@ -194,22 +196,21 @@ class PrivateSession:
         self.run_id = ranks.first_says((run_id or uuid.uuid4().hex[:12]).encode()).decode()
         self._owns_ledger = not isinstance(ledger, Ledger) or ranks.rank > 0
         self._ledger = ranks.first(lambda: self._opened(ledger))
-        self._run = ranks.first(
-            lambda: self._ledger.run(
-                self.run_id,
-                planned=room,
-                expected=plan.part(0, room),
-                description={
-                    "plan": plan.to_json(),
-                    "bound": self.bound_settings,
-                    "unit": unit.settings(),
-                    "noise": {"secure": secure, "seeded": seed is not None},
-                    **(about or {}),
-                },
-                neighbouring=plan.neighbouring,
-                unit=unit.protects,
-            )
-        )
+        self._record: dict[str, Any] = {
+            "planned": room,
+            "expected": plan.part(0, room),
+            "description": {
+                "plan": plan.to_json(),
+                "bound": self.bound_settings,
+                "unit": unit.settings(),
+                "noise": {"secure": secure, "seeded": seed is not None},
+                **(about or {}),
+            },
+            "neighbouring": plan.neighbouring,
+            "unit": unit.protects,
+        }
+        self._run = ranks.first(lambda: self._ledger.run(self.run_id, **self._record))
+        self._count_along()
         self._seed = seed
         streams = self._streams() if self._taken_over() else Streams(seed)
         self._source = Source(
@@ -256,8 +257,22 @@ class PrivateSession:
         return ledger if isinstance(ledger, Ledger) else Ledger(ledger)
 
     def _taken_over(self) -> bool:
-        """Whether the run's ledger, which rank 0 keeps, counted steps already."""
-        return self._ranks.first_says(b"yes" if self._run.position else b"no") == b"yes"
+        """Whether the run's ledger counted steps already."""
+        return self._run.position > 0
+
+    def _count_along(self) -> None:
+        """Let every other rank's record, in memory, say what rank 0's ledger does from here on."""
+        if self._ranks.size == 1:
+            return
+        run = self._run
+        said = {"released": to_json(run.released_event()), "stream": run.stream}
+        told = self._ranks.first_says(json.dumps([said, run.position]).encode())
+        if self._ranks.rank > 0:
+            said, position = json.loads(told)
+            self._ledger = Ledger(None)
+            self._run = self._ledger.run(self.run_id, **self._record)
+            record_again(said, self._run)
+            self._run.resume_at(position, said["stream"])
 
     def _streams(self) -> Streams:
         """Randomness that no step was released from: other openings and places have other."""
@@ -689,6 +704,7 @@ class PrivateSession:
             "strategies": self._capture.chooser.state(),
             "released": to_json(self._run.released_event()),
             "stream": self._run.stream,
+            "rank": [self._ranks.rank, self._ranks.size],
             "sampler": self._source.state,
             "begun": self._begun,
             "noise": self._generator.state(),
@@ -713,13 +729,9 @@ class PrivateSession:
                 other noise, after `go_on`, so that nothing can repeat them.
         """
         self._refuse_detached()
-        check_settings(state, self._settings(), self.run_id)
-        self._run.settle()
-        own_loader = self.plan.sampling == OwnLoader.name
-        check_repeats(state, self._run, replay=replay, own_loader=own_loader)
-        if self._ledger.path is None:
-            record_again(state, self._run)
-        self._run.resume_at(state["steps"], state["stream"])
+        self._ranks.unanimous(lambda: self._check(state))
+        self._ranks.first_alone(lambda: self._go_back(state, replay=replay))
+        self._count_along()
         self._releasing = True  # nothing more is released, unless all of the state is taken up
         self._open.forget()
         self._ends_at = None
@@ -732,6 +744,19 @@ class PrivateSession:
         self.steps, self._begun = state["steps"], state.get("begun", 0)
         self.seeded = self.seeded or state["seeded"]
         self._releasing, self._repeats = False, replay
+
+    def _check(self, state: Mapping[str, Any]) -> None:
+        check_settings(state, self._settings(), self.run_id)
+        check_rank(state, self._ranks, in_parts=self._shards.in_parts)
+
+    def _go_back(self, state: Mapping[str, Any], *, replay: bool) -> None:
+        """The ledger's record is taken up again where a state was saved, if that may be."""
+        self._run.settle()
+        own_loader = self.plan.sampling == OwnLoader.name
+        check_repeats(state, self._run, replay=replay, own_loader=own_loader)
+        if self._ledger.path is None:
+            record_again(state, self._run)
+        self._run.resume_at(state["steps"], state["stream"])
 
     def go_on(self, state: Mapping[str, Any] | None = None) -> None:
         """Continue after every step that the ledger counts, with fresh randomness.
@@ -751,14 +776,15 @@ class PrivateSession:
         self._refuse_detached()
         self._run.settle()
         if state is not None:
-            check_settings(state, self._settings(), self.run_id)
-            check_recorded(state, self._run)
+            self._ranks.unanimous(lambda: self._check(state))
+            self._ranks.first_alone(lambda: check_recorded(state, self._run))
             self._bound.restore(state["bound_state"])
             self._source.data = state["data"]
             self.seeded = self.seeded or state["seeded"]
         self._open.forget()
         self._releasing = self._repeats = False
         self._run.go_on()
+        self._count_along()
         self.steps = self._begun = self._run.position
         self._ends_at = None
         self._source.begin_at(self.steps, self._draw_from(self._streams()))

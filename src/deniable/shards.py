@@ -124,6 +124,11 @@ class Shards:
     # -- what ranks do together -----------------------------------------------------------------
 
     @property
+    def in_parts(self) -> bool:
+        """Whether ranks hold different parts of the parameters, each with noise of its own."""
+        return bool(self._stored)
+
+    @property
     def in_step(self) -> bool:
         """Whether a forward is collective: no rank may run one by itself."""
         return bool(self._blocks)
