@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
+from types import NoneType, UnionType
 
 import torch
 from torch import nn
@@ -13,8 +15,10 @@ from torch.optim import Optimizer
 
 from deniable import words
 from deniable.bounds import Bound
+from deniable.canaries import Canaries
 from deniable.errors import AttachError, DeniableWarning
 from deniable.grouping import Unit
+from deniable.ledger import Ledger
 from deniable.plan import Plan
 
 _MENDS = {
@@ -36,6 +40,15 @@ _MENDS = {
         Unit,
         "User(ids) protects people with all their rows; where unit is left out, rows are protected",
     ),
+    "ledger": (
+        Ledger | str | Path | None,
+        "A path keeps the record in a file; where ledger is left out, it is in memory",
+    ),
+    "run_id": (str | None, "It is the run's name in its ledger; where left out, a fresh one"),
+    "canaries": (
+        Canaries | None,
+        "Canaries(model) are units of an audit, which `deniable audit` explains",
+    ),
 }
 """What `attach` must be given under each name, and what to do about anything else."""
 
@@ -52,8 +65,7 @@ def check_arguments(plan: Plan, **given: object) -> None:
             came = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
             if len(came) > 60:
                 came = f"an object of type {type(value).__name__}"
-            home = expected.__module__.partition(".")[0]
-            raise AttachError(f"{name} must be a {home} {expected.__name__}, got {came}. {mend}.")
+            raise AttachError(f"{name} must be {_in_words(expected)}, got {came}. {mend}.")
     if plan.noise_multiplier and plan.delta * plan.examples >= 1:
         warnings.warn(
             "delta is the probability with which epsilon may fail to hold. The plan's is "
@@ -62,6 +74,16 @@ def check_arguments(plan: Plan, **given: object) -> None:
             DeniableWarning,
             stacklevel=3,
         )
+
+
+def _in_words(expected: type | UnionType) -> str:
+    """A type, or all of a union, with the package that a class is of."""
+    if isinstance(expected, UnionType):
+        return " or ".join(_in_words(each) for each in expected.__args__)
+    if expected is NoneType:
+        return "None"
+    home = expected.__module__.partition(".")[0]
+    return f"a {expected.__name__}" if home == "builtins" else f"a {home} {expected.__name__}"
 
 
 def bound_parameters(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:

@@ -121,7 +121,10 @@ def attach(
         raise AttachError(f"loss_reduction must be 'mean' or 'sum', got {loss_reduction!r}.")
     bound = Clip(1.0) if bound is None else bound
     unit = Example() if unit is None else unit
-    check_arguments(plan, model=model, optimizer=optimizer, bound=bound, unit=unit)
+    check_arguments(
+        plan, model=model, optimizer=optimizer, bound=bound, unit=unit, ledger=ledger,
+        run_id=run_id, canaries=canaries,
+    )  # fmt: skip
     return PrivateSession(
         model,
         optimizer,
