@@ -24,8 +24,8 @@ A step is forward, backward, bound, noise and SGD. Every candidate has the same 
 batch, and the same process: threads and allocator are alike. Its clipped sum on a few rows was held
 against the definition, one row at a time in float64, before it was timed. A candidate's turns lie
 between plain PyTorch's, and a ratio is the median over turns of the ratio to plain's turns beside
-it. Memory is the highest total of tensors alive during a step, with model, data and gradients, in
-a process of its own.
+it. Memory is the highest total of tensors alive during a step, with model, data and gradients: of
+the workloads in a process of its own for each candidate, where sizes grow in one for all.
 
 The peers are `torch.func` (`vmap` of `grad`, then clip, noise and SGD) and Opacus as its users call
 it, in the quickest of its modes that gives the right sum. Both get what help they need, as listed

@@ -227,6 +227,18 @@ def test_the_readme_repeats_the_results_and_nothing_else() -> None:
     assert pages.with_speed(written, None) == page.replace("old", pages.ABSENT)
 
 
+def test_of_the_committed_results_no_peer_is_ahead_on_any_row() -> None:
+    """Nor does any step take many times plain's, in time or memory. Pitfall: users 8."""
+    found = json.loads((Path(results.__file__).parent / "results" / "speed.json").read_text())
+    assert [each["name"] for each in found["rows"]] == [each.name for each in WORKLOADS]
+    for each in found["rows"]:
+        peers = dict(each["candidates"])
+        plain, mine = peers.pop("plain"), peers.pop("deniable")
+        least = min(peer["ratio"]["median"] for peer in peers.values() if "ratio" in peer)
+        assert mine["ratio"]["median"] < min(least, 2.0), each["name"]
+        assert mine["memory"]["steady"] <= 1.3 * plain["memory"]["steady"], each["name"]
+
+
 def test_a_readme_without_a_place_for_the_table_is_refused() -> None:
     with pytest.raises(ValueError, match="must hold"):
         pages.with_speed("words", None)

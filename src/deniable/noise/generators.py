@@ -66,7 +66,7 @@ def noise_generator(key: bytes, device: torch.device, secure: bool = False) -> N
     Args:
         key: 32 bytes nobody else knows, used for nothing else (`Streams.key("noise")`).
         device: where the noise will be added.
-        secure: see above; about three times the time.
+        secure: see above; about twice the time.
 
     Raises:
         ValueError: the key is not 32 bytes.
