@@ -807,7 +807,7 @@ def _divide(values: list[Tensor], divisor: float) -> None:
     """Divide each in place. On the CPU torch makes a tensor of a number, anew for each value."""
     if all(each.is_cpu for each in values):
         wide = any(each.dtype == torch.float64 for each in values)
-        by = torch.tensor(divisor, dtype=torch.float64 if wide else torch.float32)
+        by = torch.scalar_tensor(divisor, dtype=torch.float64 if wide else torch.float32)
         torch._foreach_div_(values, by)
     else:
         torch._foreach_div_(values, divisor)

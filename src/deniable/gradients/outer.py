@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 import torch
@@ -263,8 +263,14 @@ def _products_of_rows(use: str, a: Tensor, b: Tensor) -> Tensor:
 def _lengths(values: Tensor) -> Tensor:
     """The norm of each unit's `(T, size)`, and what underflow can hide of it."""
     values = accurate(values)
-    hidden = math.sqrt(math.prod(values.shape[1:]) * torch.finfo(values.dtype).tiny)
-    return lengths(values.flatten(1)).add_(hidden)
+    flat = values.flatten(1)
+    return lengths(flat).add_(_hidden(flat.shape[1], values.dtype))
+
+
+@cache
+def _hidden(size: int, dtype: torch.dtype) -> float:
+    """How long a vector may be whose squares are all too small for the dtype."""
+    return math.sqrt(size * torch.finfo(dtype).tiny)
 
 
 def _left_gram(a: Tensor | OneHot, b: Tensor | OneHot, dtype: torch.dtype) -> Tensor:

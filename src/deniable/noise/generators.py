@@ -117,7 +117,8 @@ class KeystreamGenerator:
         array = values.numpy()
         for start in range(0, len(array), 2 * _PAIRS):
             self._fill(array[start : start + 2 * _PAIRS])
-        return values[:count].view(tuple(shape)).to(device=device, dtype=dtype)
+        shaped = (values if len(values) == count else values[:count]).view(tuple(shape))
+        return shaped if device.type == "cpu" and dtype == computed else shaped.to(device, dtype)
 
     def state(self) -> dict[str, Any]:
         """The key, and how many bytes of its keystream were used."""
