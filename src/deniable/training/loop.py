@@ -78,7 +78,7 @@ def _fit(run: Run, watch: Watch) -> bool:
         saved, ways = time.monotonic(), private.ways
         model.train()
         begun = torch_randomness(run.device)
-        at_its_end = private.steps == plan.steps  # killed before it was written down
+        at_its_end = private.steps >= private.ends_at  # killed before it was written down
         coming = () if at_its_end else private.batches(run.train, rows=run.settings.rows)
         for inputs, targets in coming:
             before = private.steps
@@ -235,12 +235,11 @@ class LiveEpsilon:
             self._read(math.ceil(self._cost / (LIVE_SHARE * pace)) if pace > 0 else 1)
         return self._value
 
-    def _read(self, ahead: int) -> float:
+    def _read(self, ahead: int) -> None:
         started = time.monotonic()
         self._value = self._private.spent_at_most(ahead).epsilon
         self._step, self._time = self._private.steps, time.monotonic()
         self._cost, self._until = self._time - started, self._step + ahead
-        return self._value
 
 
 def row_every(steps: int, steps_per_epoch: int) -> int:
