@@ -21,8 +21,9 @@ from torch.utils.checkpoint import checkpoint
 
 import deniable
 from deniable.errors import CaptureError
+from deniable.gradients.verdicts import Verdicts
 from oracles.gradients import clipped_sum, relative_error
-from oracles.release import everyone, released_sum
+from oracles.release import everyone, released_sum, released_sums
 
 Forward = Callable[["Model", Tensor], Tensor]
 EQUAL: dict[str, Forward] = {}
@@ -1040,3 +1041,84 @@ def test_a_model_without_a_tensor_of_rows_is_refused() -> None:
     model = Model(lambda m, batch: m.second(m.hidden(batch.x)))
     with pytest.raises(CaptureError, match="Give the model tensors"):
         released_sum(model, (torch.randn(5, 4),), lambda m, x: m(Batch(x)).mean(), 1.0)
+
+
+class Turning(nn.Module):
+    """Folds rows and places into one dimension, rows inside or outside as it is told."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.layer, self.way, self.inside = nn.Linear(4, 3), way, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        turned = self._turned(x)
+        y = torch.tanh(self.layer(turned.reshape(-1, 4))).view(*turned.shape[:2], 3)
+        return self._turned(y).mean(1)
+
+    def _turned(self, x: Tensor) -> Tensor:
+        if self.way == "transpose":
+            return x.transpose(0, 1 if self.inside else 0)
+        if self.way == "permute":
+            return x.permute((1, 0, 2) if self.inside else (0, 1, 2))
+        return torch.einsum("abc->bac" if self.inside else "abc->abc", x)
+
+
+class Folding(nn.Module):
+    """Does the same to whatever it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.inside = nn.Linear(4, 3), False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.layer(x.reshape(-1, 4))).view(*x.shape[:2], 3)
+
+
+def loss_of_turning(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(model(x), labels)
+
+
+def loss_of_folding(model: Any, x: Tensor, labels: Tensor) -> Tensor:
+    if model.inside:
+        return F.cross_entropy(model(x.transpose(0, 1).contiguous()).mean(0), labels)
+    return F.cross_entropy(model(x).mean(1), labels)
+
+
+TURNS: list[tuple[Callable[[], Any], Callable[..., Tensor]]] = [
+    (lambda: Turning("transpose"), loss_of_turning),
+    (lambda: Turning("permute"), loss_of_turning),
+    (lambda: Turning("einsum"), loss_of_turning),
+    (Folding, loss_of_folding),
+]
+
+
+def errors_of_turns(build: Callable[[], Any], loss: Callable[..., Tensor], n: int) -> list[float]:
+    """Of batches whose rows lie now outside and now inside, by calls of the same names."""
+    torch.manual_seed(n)
+    model = build().double()
+    batch = torch.randn(n, 5, 4).double(), torch.randint(3, (n,))
+    found = []
+    releases = released_sums([(None, None)] * 4, model, batch, loss, 0.2)
+    for model.inside in (False, True, False, True):
+        expected = clipped_sum(copy.deepcopy(model), batch, loss, 0.2)
+        found.append(float(relative_error(next(releases), expected)))
+    return found
+
+
+@pytest.mark.parametrize("n", [5, 6])
+@pytest.mark.parametrize(("build", "loss"), TURNS)
+def test_rows_that_lie_elsewhere_in_another_batch_are_looked_for_again(
+    build: Callable[[], Any], loss: Callable[..., Tensor], n: int
+) -> None:
+    """Five rows are as many as places, where shapes say nothing. Pitfall: privacy 7."""
+    assert max(errors_of_turns(build, loss, n)) < 1e-10
+
+
+@pytest.mark.parametrize(("build", "loss"), TURNS)
+def test_the_oracle_would_notice_rows_that_are_taken_where_they_lay_before(
+    build: Callable[[], Any], loss: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control of the test above: calls are compared by their names alone."""
+    are_due = Verdicts.are_due
+    monkeypatch.setattr(Verdicts, "are_due", lambda *given: are_due(*given[:-1], set()))
+    assert max(errors_of_turns(build, loss, 6)) > 0.01

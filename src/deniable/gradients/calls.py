@@ -81,6 +81,12 @@ class ForwardCall:
             return found
         return sorted(found, key=lambda each: not self._is_given(leaf.movedim(each.dim, 0)))
 
+    @property
+    def lies(self) -> str:
+        """In which dimension of each argument its rows lie, to be compared."""
+        leaves = tensors_in(self.args, self.kwargs)
+        return str([self.places(leaf)[0].dim if plain(leaf, self.rows) else "" for leaf in leaves])
+
     def _is_given(self, turned: Tensor) -> bool:
         return any(
             each.shape == turned.shape and torch.equal(each.to(turned), turned)

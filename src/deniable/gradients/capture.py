@@ -321,7 +321,7 @@ class Capture:
         """Run the forward that is over again, where its kind is new or the time has come."""
         forward, trail = mode.forward, mode.trail
         last = [(count, *site) for site, count in mode.times.items()]
-        due = self.verdicts.are_due(forward, last, trail)
+        due = self.verdicts.are_due(forward, last, trail, {forward.lies, *mode.turned})
         if self.together:
             self.together.leave(lambda: self.verdicts.find(forward, last, set(trail)), due)
         elif due:

@@ -20,7 +20,7 @@ from deniable.gradients.calls import AGAIN, ForwardCall, Key, describe
 from deniable.gradients.cells import CELLS
 from deniable.gradients.fallback import random_state
 from deniable.gradients.layout import Fold, Layout, Owners, candidates
-from deniable.gradients.moves import LIKE, STARTS, plain_name
+from deniable.gradients.moves import LIKE, STARTS, TURNING, plain_name, turns
 from deniable.gradients.order import Order
 from deniable.gradients.parameters import Function
 from deniable.gradients.probe import Observation, Verdict
@@ -68,6 +68,7 @@ class Watch(TorchFunctionMode):
     Attributes:
         times: how often each call was met, in this forward and those of the batch before it.
         trail: which call followed which, by name: where that is new, so is the kind of forward.
+        turned: which dimensions calls were told to turn: where that changes, so do layouts.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Watch(TorchFunctionMode):
         self.times: dict[Key, int] = dict(forward.counted)
         self.unrecorded: dict[Key, int] = {}
         self.trail: set[tuple[str, str]] = set()
+        self.turned: set[str] = set()
         self._before = ""
         self.latest: Use | None = None
         self.order = Order(self)
@@ -97,6 +99,8 @@ class Watch(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         self.trail.add((self._before, name))
         self._before = name
+        if name in TURNING or name == "__get__":
+            self.turned.add(turns(func, name, args, kwargs))
         if self.capture.stale:
             self.capture.refuse_stale(args, kwargs)
         if func is F.batch_norm:

@@ -82,6 +82,13 @@ ALONG = {
 # Calls on the last two dimensions.
 MATRIX = {"matmul", "bmm", "baddbmm", "scaled_dot_product_attention"}
 
+# Calls that are told by name and numbers which dimension comes where, whatever the sizes are.
+TURNING = {
+    "transpose", "permute", "movedim", "moveaxis", "swapaxes", "swapdims", "flatten", "unsqueeze",
+    "stack", "cat", "unbind", "einsum",
+}  # fmt: skip
+_TURNED = {"T", "mT", "H", "mH"}  # attributes
+
 _NAMES = {
     name: {name, f"{name}_", f"_{name}", f"__{name}__"}
     for name in {*REORDERING, "sort", "argsort", "pack_padded_sequence"}
@@ -92,6 +99,18 @@ STARTS = {spelling for spellings in _NAMES.values() for spelling in spellings}
 def plain_name(func: Callable[..., Any]) -> str:
     """`add` for `add_`, `__add__` and `Tensor.add`."""
     return getattr(func, "__name__", str(func)).strip("_")
+
+
+def turns(func: Callable[..., Any], name: str, args: Any, kwargs: Any) -> str:
+    """Which dimensions a call is told to turn, to be compared; empty where it turns none."""
+    if name == "__get__":
+        asked = getattr(func, "__self__", None)
+        attribute = getattr(asked, "__name__", "")
+        return attribute if attribute in _TURNED else ""
+    if name not in TURNING:
+        return ""
+    told = [each for each in args if not tensors_in(each)]
+    return f"{name}{told}{[*kwargs.items()] if not tensors_in(kwargs) else ''}"
 
 
 def values(name: str, args: Any, kwargs: Any) -> list[Tensor]:

@@ -38,6 +38,7 @@ class Verdicts:
         self.known: dict[Key, Verdict] = {}
         self.carried: set[tuple[nn.Module, str]] = set()
         self._trails: Trail = set()
+        self._turned: set[str] | None = None
         self._forwards, self._due = 0, 1
 
     @property
@@ -105,15 +106,22 @@ class Verdicts:
         if seen.settled:
             self._trails |= trail | seen.trail
 
-    def are_due(self, forward: ForwardCall, calls: Iterable[Key], trail: Trail) -> bool:
-        """Whether to run a forward again that is over: of a new kind, or the 1st, 4th, 16th, ..."""
+    def are_due(
+        self, forward: ForwardCall, calls: Iterable[Key], trail: Trail, turned: set[str]
+    ) -> bool:
+        """Whether to run a forward again that is over: of a new kind, or the 1st, 4th, 16th, ...
+
+        Layouts are kept by call: they hold where rows lie in the arguments, and which dimensions
+        are turned within, as in the forward before.
+        """
         if forward.rows <= 1:
             return False
         self._forwards += 1
         due = self._forwards >= self._due
         self._due *= 4 if due else 1
+        before, self._turned = self._turned, turned
         new = any(key not in self.known for key in calls) or not trail <= self._trails
-        return new or (due and not forward.probed)
+        return new or before not in (None, turned) or (due and not forward.probed)
 
     def _find_now(self, key: Key, forward: ForwardCall) -> None:
         if not self._alone:
