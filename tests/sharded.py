@@ -260,7 +260,8 @@ def another_ranks_state(kind: str) -> list[str]:
     saved: list[Any] = [None, None]
     dist.all_gather_object(saved, private.state_dict())
     said = []
-    for states in (saved, [saved[0]] * 2, [saved[1]] * 2):
+    earlier = {**saved[1], "steps": 1}
+    for states in (saved, [saved[0]] * 2, [saved[1]] * 2, [saved[0], earlier]):
         try:
             private.load_state_dict(states[dist.get_rank()], replay=True)
             said.append("loaded")

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import deniable
 from deniable.bounds import Clip
 from deniable.errors import CheckpointError
 from deniable.grouping import Example
 from deniable.ledger import Ledger
-from deniable.plan import Plan
+from deniable.plan import Plan, Schedule
 from deniable.session import PrivateSession
 
 PLAN = Plan(50, 5, steps=8, noise_multiplier=1.0, delta=1e-3)
@@ -87,3 +88,22 @@ def test_the_plan_ends_where_it_would_have(tmp_path: Path) -> None:
     again.detach()
     with Ledger(tmp_path / "a", create=False) as book:
         assert book.event() == PLAN.event
+
+
+def test_a_loader_that_was_made_before_draws_what_is_due_after() -> None:
+    """It would begin the plan's noise anew, and spend more than the run's budget."""
+    louder = Schedule(((2, 0.25), (6, 1.0)))
+    plan = Plan(50, 5, steps=8, noise_multiplier=2.0, delta=1e-3, noise_schedule=louder)
+    model = nn.Linear(300, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    private = deniable.attach(model, optimizer, plan)
+    loader, seen = private.loader(DATA, steps=4), []
+    for _ in range(2):
+        for (rows,) in loader:
+            model(rows).mean().backward()
+            seen.append(private.noise_deviation * private.denominator)
+            optimizer.step()
+            optimizer.zero_grad()
+        private.go_on()
+    assert seen == [0.5] * 2 + [2.0] * 6
+    assert private.spent().epsilon == pytest.approx(plan.epsilon)

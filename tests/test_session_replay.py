@@ -304,3 +304,73 @@ def test_a_run_that_is_taken_over_with_its_seed_draws_other_noise(
     repeated = [same_noise(one, other) for one in first for other in second]
     assert any(repeated) is not looked_at
     assert stated(path) == 4
+
+
+# -- within a loop --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loader", [False, True])
+def test_a_pass_ends_where_its_state_is_changed_under_it(loader: bool, tmp_path: Path) -> None:
+    """It would go on with its own batches, and meet them with noise that others had before."""
+    process = Process(tmp_path / "ledger")
+    process.releases(2)
+    private, state = process.private, process.private.state_dict()
+    expected = process.releases(2)
+    rows = private.loader(DATA, steps=9) if loader else private.batches(DATA)
+    with pytest.raises(StepError, match="or a saved state was loaded"):
+        for batch in rows:
+            process.model(batch[0] if loader else batch).mean().backward()
+            process.optimizer.step()
+            process.optimizer.zero_grad()
+            private.load_state_dict(state, replay=True)
+    assert private.steps == 2
+    for one, other in zip(process.releases(2), expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_promise_to_repeat_is_of_what_was_released_when_it_was_made() -> None:
+    """Two sessions that repeat steps 3 and 4 part from there: not with the same noise."""
+    first, state = saved_in_memory()
+    first.releases(2)
+    second, third = Process(), Process()
+    for each in (second, third):
+        each.private.load_state_dict(state, replay=True)
+        each.releases(2)
+    second.releases(1)
+    with pytest.raises(CheckpointError, match="released step 4 with the noise"):
+        third.releases(1, times=-1.0)
+
+
+def test_a_state_is_not_loaded_over_releases_of_ones_own_that_it_does_not_know() -> None:
+    """In memory both would count once."""
+    _, state = saved_in_memory()
+    second = Process()
+    second.releases(1)
+    with pytest.raises(LedgerError, match="both were made"):
+        second.private.load_state_dict(state, replay=True)
+
+
+def test_states_say_which_step_was_which_release() -> None:
+    """Of a schedule that comes and goes, loaded at one step and then at a later one."""
+    noise = deniable.Schedule(((3, 1.0), (3, 0.5), (3, 1.0), (3, 0.5)))
+    plan = Plan(40, 8, steps=12, noise_multiplier=4.0, delta=1e-3, noise_schedule=noise)
+
+    def session() -> tuple[Any, Any, Any]:
+        model = nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        return model, optimizer, deniable.attach(model, optimizer, plan, run_id="run")
+
+    def train(model: Any, optimizer: Any, private: Any, steps: int) -> Any:
+        for rows in private.batches(torch.ones(40, 3), steps=steps):
+            model(rows).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return private.state_dict()
+
+    first = session()
+    states = [train(*first, 4), train(*first, 4)]
+    second = session()
+    for state in states:
+        second[2].load_state_dict(state, replay=True)
+    train(*second, 99)
+    assert second[2].spent().epsilon == pytest.approx(plan.epsilon)

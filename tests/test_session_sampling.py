@@ -207,7 +207,7 @@ def test_a_saved_state_without_its_ledger_states_its_steps_again(given: dict[str
         step(model, optimizer, batch)
     _, _, other = attached(run_id="r", **given)
     state = private.state_dict()
-    json.dumps(state["sampler"]), json.dumps(state["released"])
+    json.dumps(state["sampler"]), json.dumps(state["record"])
     other.load_state_dict(state)
     assert other.spent() == private.spent()
 

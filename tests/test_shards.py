@@ -164,3 +164,10 @@ def test_the_state_of_a_replica_that_draws_no_noise_is_not_rank_0s() -> None:
     assert first[:2] == other[:2] == ["loaded", "loaded"]
     assert "of replicas rank 0 alone draws noise" in first[2]
     assert other[2] == "Another rank refused: its message says why."
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "replica"])
+def test_states_of_different_steps_are_refused_on_all_ranks(kind: str) -> None:
+    """A crash between two ranks' writes is enough: one would use its noise again."""
+    for said in crew(2, another_ranks_state, kind):
+        assert "All ranks must have the same saved state" in said[3]

@@ -341,7 +341,7 @@ class Source:
 
     def begin_at(self, step: int, generator: np.random.Generator) -> None:
         """Go on before a step of the plan with another stream that decides who joins."""
-        self._drawing = Drawing(self.plan, generator)
+        self._drawing.begin_anew(generator)  # the same one: loaders that were made go on with it
         self.sampling = self._drawing.sampling
         self.state = self._drawing.state() | {"step": step}
 

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from deniable.errors import CheckpointError
-from deniable.events import from_json, singles
 from deniable.ledger import RunLedger
 from deniable.ranks import Ranks
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 
 _USED: dict[str, int] = {}
 """How many steps this process has released from each stream of randomness, in whichever session."""
@@ -42,6 +41,11 @@ def check_unused(stream: str, step: int) -> None:
 def note_used(stream: str, step: int) -> None:
     """From here on, this process has released a step from a stream."""
     _USED[stream] = max(_USED.get(stream, 0), step + 1)
+
+
+def released_from(stream: str, run: RunLedger) -> int:
+    """How many steps are known to be released: by the ledger, or of a stream by this process."""
+    return max(run.reserved, _USED.get(stream, 0))
 
 
 def check_settings(state: Mapping[str, Any], mine: Mapping[str, Any], run_id: str) -> None:
@@ -132,7 +136,7 @@ def check_repeats(
             "release them with its noise would be to release them again. Load a state that "
             "was saved since then, or go on with fresh noise: go_on(state)."
         )
-    released = max(run.reserved, _USED.get(stream, 0))
+    released = released_from(stream, run)
     who = "The ledger" if run.reserved == released else "This process"
     if released > steps and own_loader:
         raise CheckpointError(
@@ -147,13 +151,3 @@ def check_repeats(
             "replay=True: the steps in between are repeated bit for bit and cost nothing. "
             "Otherwise start a new run: the same noise must never meet other gradients."
         )
-
-
-def record_again(state: Mapping[str, Any], run: RunLedger) -> None:
-    """Record what a state says was released, where the record was in memory and is gone."""
-    known = singles(from_json(state["released"]))
-    missing = [each for each, times in known for _ in range(times)][run.reserved :]
-    if missing:
-        run.resume_at(run.reserved, state["stream"])
-        for event in missing:
-            run.release(event)

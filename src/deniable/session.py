@@ -34,7 +34,6 @@ from deniable.events import (
     neighbouring_of,
     notes,
     singles,
-    to_json,
     unsampled,
 )
 from deniable.gradients import Capture
@@ -55,7 +54,7 @@ from deniable.saved_state import (
     check_settings,
     check_unused,
     note_used,
-    record_again,
+    released_from,
 )
 from deniable.scaling import LossScale
 from deniable.shards import Shards, as_stored, group_of, leave_reduction, within
@@ -228,7 +227,7 @@ class PrivateSession:
         self._meter = Meter(plan.event, plan.delta, plan.accountant, plan.epsilon)
         self._ends_at = None if self._run.position else room
         self._pass = self._begun = 0
-        self._releasing, self._detached, self._repeats = False, False, False
+        self._releasing, self._detached, self._repeats_until = False, False, 0
         self._ahead: dict[int, PoissonSampledEvent] = {}
         in_calls = self._shards.in_calls
         self._unchanged = Unchanged(model, optimizer, self._parameters, in_calls)
@@ -268,14 +267,14 @@ class PrivateSession:
         if self._ranks.size == 1:
             return
         run = self._run
-        said = {"released": to_json(run.released_event()), "stream": run.stream}
-        told = self._ranks.first_says(json.dumps([said, run.position]).encode())
+        said = json.dumps([run.record(), run.position, run.stream])
+        told = self._ranks.first_says(said.encode())
         if self._ranks.rank > 0:
-            said, position = json.loads(told)
+            record, position, stream = json.loads(told)
             self._ledger = Ledger(None)
             self._run = self._ledger.run(self.run_id, **self._record)
-            record_again(said, self._run)
-            self._run.resume_at(position, said["stream"])
+            self._run.restate(record)
+            self._run.resume_at(position, stream)
 
     def _streams(self) -> Streams:
         """Randomness that no step was released from: other openings and places have other."""
@@ -550,8 +549,9 @@ class PrivateSession:
                 if mine != self._pass:
                     self._refuse_half_released()
                     raise StepError(
-                        "This pass through the data is over: another began, or a step was refused. "
-                        "Leave the loop, and begin it again: the batch that was due comes first."
+                        "This pass through the data is over: another began, a step was refused, or "
+                        "a saved state was loaded. Leave the loop, and begin it again: the batch "
+                        "that was due comes first."
                     )
                 self._open.begin(piece, batch)
                 yield batch
@@ -645,7 +645,7 @@ class PrivateSession:
                 f"would exceed the run's epsilon of {self.budget:.6g}. The model is that of the "
                 "last step: keep it, or make a plan with more steps or a larger budget."
             )
-        if not self._repeats:
+        if self.steps >= self._repeats_until:
             check_unused(self._run.stream, self.steps)
         self._ranks.first(lambda: self._run.release(piece.event, self._alike()))
         self._releasing = True
@@ -705,7 +705,7 @@ class PrivateSession:
             "seeded": self.seeded,
             "data": self._source.data,
             "strategies": self._capture.chooser.state(),
-            "released": to_json(self._run.released_event()),
+            "record": self._run.record(),
             "stream": self._run.stream,
             "rank": [self._ranks.rank, self._ranks.size],
             "sampler": self._source.state,
@@ -733,8 +733,12 @@ class PrivateSession:
         """
         self._refuse_detached()
         self._ranks.unanimous(lambda: self._check(state))
+        common = "steps", "begun", "stream", "sampler", "bound_state", "data"
+        self._ranks.alike("saved state", repr([state[name] for name in common]))
         self._ranks.first_alone(lambda: self._go_back(state, replay=replay))
         self._count_along()
+        self._repeats_until = released_from(state["stream"], self._run) if replay else 0
+        self._pass += 1  # a pass that is on drew its batches as before
         self._releasing = True  # nothing more is released, unless all of the state is taken up
         self._open.forget()
         self._ends_at = None
@@ -746,7 +750,7 @@ class PrivateSession:
             self.canaries.restore(state["canaries"])
         self.steps, self._begun = state["steps"], state.get("begun", 0)
         self.seeded = self.seeded or state["seeded"]
-        self._releasing, self._repeats = False, replay
+        self._releasing = False
 
     def _check(self, state: Mapping[str, Any]) -> None:
         check_settings(state, self._settings(), self.run_id)
@@ -755,10 +759,10 @@ class PrivateSession:
     def _go_back(self, state: Mapping[str, Any], *, replay: bool) -> None:
         """The ledger's record is taken up again where a state was saved, if that may be."""
         self._run.settle()
+        if self._ledger.path is None:
+            self._run.restate(state["record"])
         own_loader = self.plan.sampling == OwnLoader.name
         check_repeats(state, self._run, replay=replay, own_loader=own_loader)
-        if self._ledger.path is None:
-            record_again(state, self._run)
         self._run.resume_at(state["steps"], state["stream"])
 
     def go_on(self, state: Mapping[str, Any] | None = None) -> None:
@@ -785,7 +789,8 @@ class PrivateSession:
             self._source.data = state["data"]
             self.seeded = self.seeded or state["seeded"]
         self._open.forget()
-        self._releasing = self._repeats = False
+        self._releasing, self._repeats_until = False, 0
+        self._pass += 1  # a pass that is on drew its batches as before
         self._run.go_on()
         self._count_along()
         self.steps = self._begun = self._run.position

@@ -115,7 +115,7 @@ def test_it_cures_exploding_gradients() -> None:
     assert trained(Tanh()) < 0.1
 
 
-@pytest.mark.parametrize("wrong", [0, -1.0, math.nan, math.inf, "1"])
+@pytest.mark.parametrize("wrong", [0, -1.0, math.nan, math.inf, "1", 1e-50, 1e39])
 @pytest.mark.parametrize("name", ["output_range", "active_range"])
 def test_a_range_that_is_not_positive_and_finite_is_refused(name: str, wrong: object) -> None:
     with pytest.raises(ValueError, match=f"positive, finite {name}"):

@@ -63,9 +63,13 @@ def test_what_cannot_be_spread_over_workers_is_refused_in_words() -> None:
     with pytest.raises(PlanError, match="union of Poisson samples"):
         check(shuffled, bound, Central(), unit, 2, None)
     check(scheduled, bound, Central(), unit, 2, None)
-    for mode in (Shares(), Local()):
-        with pytest.raises(PlanError, match="schedule"):
-            check(scheduled, bound, mode, unit, 2, None)
+    louder = Plan(
+        60, 12, steps=4, noise_multiplier=1.0, delta=1e-3, noise_schedule=Schedule(((1, 4.0),))
+    )
+    for plan in (scheduled, louder):
+        for mode in (Shares(), Local()):
+            with pytest.raises(PlanError, match="schedule"):
+                check(plan, bound, mode, unit, 2, None)
     with pytest.raises(AttachError, match="adapts"):
         check(PLAN, deniable.AdaptiveClip(1.0), Shares(), unit, 2, None)
     with pytest.raises(AttachError, match="Microbatches"):

@@ -135,3 +135,27 @@ def test_long_gradients_are_no_longer_than_they_are_taken_for() -> None:
     assert float(sums.sums["w"].double().norm()) <= 1.00001
     # The negative control: one sum over all of it.
     assert float(torch.linalg.vector_norm(values, dim=1) / values.double().norm()) < 0.999
+
+
+@pytest.mark.parametrize("times", [1, 2, 8, 64])
+def test_what_flushed_products_of_several_uses_hide_counts(times: int) -> None:
+    """Inputs of 1e18 and gradients of 1e-19: each product of two uses is flushed to zero."""
+
+    class Repeated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(1, 1, bias=False)
+            nn.init.zeros_(self.layer.weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([self.layer(x) for _ in range(times)]).sum(0)
+
+    def loss(model: nn.Module, x: Tensor) -> Tensor:
+        return model(x).mul(1e-19).mean()
+
+    torch.set_flush_denormal(True)
+    try:
+        found = released_sum(Repeated(), (torch.tensor([[1e18], [0.0]]),), loss, 1e-3)
+    finally:
+        torch.set_flush_denormal(False)
+    assert float(found["layer.weight"].abs()) <= 1e-3

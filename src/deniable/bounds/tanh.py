@@ -108,6 +108,9 @@ class Tanh(Bound):
 
 
 def _checked(name: str, value: object) -> float:
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
-        raise ValueError(f"Tanh needs a positive, finite {name}, got {value!r}. Try 1.0.")
+    limits = torch.finfo(torch.float32)  # beyond which 0 / 0 or 0 * inf would be no number
+    if not (isinstance(value, (int, float)) and limits.tiny <= value <= limits.max):
+        raise ValueError(
+            f"Tanh needs a positive, finite {name} that float32 holds, got {value!r}. Try 1.0."
+        )
     return float(value)

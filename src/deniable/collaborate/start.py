@@ -321,7 +321,9 @@ def check(
             "workers independently. Make it with sampling='poisson': a union of Poisson samples "
             "is one."
         )
-    if len(plan.phases) > 1 and not isinstance(mode, Central):
+    stated = plan.batch_size, plan.noise_multiplier
+    varies = any((each.batch_size, each.noise_multiplier) != stated for each in plan.phases)
+    if varies and not isinstance(mode, Central):
         raise PlanError(
             f"With {type(mode).__name__} every worker counts its own releases, so that one that "
             "misses rounds would lose its place in a schedule. Use Central, or make the plan "

@@ -22,7 +22,7 @@ from deniable.gradients.contributions import (
     units_at_once,
     zeroed_outside,
 )
-from deniable.lengths import lengths
+from deniable.lengths import lengths, squared_lengths
 
 # How many elements of Gram matrices may exist at once; more units than fit come in chunks.
 GRAM_ELEMENTS = 1 << 21
@@ -111,6 +111,15 @@ class Outer(Contribution):
         else:
             norms, self._sizes = (torch.cat(each) for each in zip(*parts, strict=True))
         return norms
+
+    def hidden(self) -> Tensor:
+        """The most of a squared norm that underflow can hide, `(n,)`; see `hidden_by`."""
+        lost = self.positions * torch.finfo(accurate(self.right).dtype).tiny
+        right = squared_lengths(accurate(self.right).flatten(1))
+        if isinstance(self.left, OneHot):
+            return right.fill_(self.positions * self.right.shape[2] * lost)
+        left = squared_lengths(accurate(self.left).flatten(1))
+        return (right * self.left_size + left * self.right.shape[2]) * lost
 
     def summed_left(self) -> Dense:
         """`sum_t left[i, t]`: the gradient of what is added beside a product, such as a bias."""
@@ -302,7 +311,9 @@ class Several(Contribution):
             total = total + a.squared_norms()
             for b in outers[:i]:
                 total = total + 2 * inner_products(a, b)
-        return total
+        # Of each pair's inner product underflow hides no more than half of what it hides of both.
+        hidden = reduce(torch.add, (each.hidden() for each in outers))
+        return total + (len(outers) - 1) * hidden
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """See `Contribution.weighted_sum`."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deniable.accounting.tally import tally
 from deniable.errors import BudgetError, LedgerError
-from deniable.events import Event, to_json
+from deniable.events import Event, from_json, to_json
 from deniable.ledger.budget import Budget, Guard
 from deniable.ledger.contents import Contents, Run
 from deniable.ledger.statement import Statement, composed
@@ -113,6 +113,51 @@ class RunLedger:
         """
         with self._store.known() as contents:
             return contents.runs[self.run_id].statement.departs(stream, position)
+
+    def record(self) -> list[dict[str, Any]]:
+        """What is stated of the steps before `position`, as JSON values; see `restate`."""
+        with self._store.known() as contents:
+            return [
+                {
+                    "event": to_json(each.event),
+                    "start": each.start,
+                    "stop": min(each.stop, self.position),
+                    "stream": each.stream,
+                }
+                for each in contents.runs[self.run_id].statement.reservations
+                if each.start < min(each.stop, self.position)
+            ]
+
+    def restate(self, record: Sequence[Mapping[str, Any]]) -> None:
+        """States what another process's `record` says, where that ledger was in memory and is gone.
+
+        Raises:
+            LedgerError: this run counts steps of its own among them, so that both were released.
+        """
+        with self._store.transaction(write=True) as contents:
+            statement, said = contents.runs[self.run_id].statement, Statement()
+            for each in record:
+                event, stream = from_json(dict(each["event"])), each["stream"]
+                said.reserve(self.opening, event, each["start"], each["stop"], stream)
+            strange = statement.beside(said)
+            if strange is not None:
+                raise LedgerError(
+                    f"Run {self.run_id!r} counts step {strange} here as another release than the "
+                    "record that it is to go on from: both were made. Go on from that record "
+                    "before the first step, or with a ledger in a file, which counts both."
+                )
+            for new in said.reservations:
+                if statement.states(new):
+                    continue
+                self._store.append(
+                    "reserve",
+                    opening=self.opening,
+                    start=new.start,
+                    stop=new.stop,
+                    event=to_json(new.event),
+                    stream=new.stream,
+                )
+        self._highest = max(self._highest, said.steps)  # nothing of it is to be given back
 
     def go_on(self) -> None:
         """Continues after every step that counts, with randomness of its own.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from deniable.events import ComposedEvent, Event, SelfComposedEvent
 
@@ -69,6 +69,22 @@ class Statement:
             default=None,
         )
 
+    def states(self, other: Reservation) -> bool:
+        """Whether every step of a reservation is stated as the same event, of the same stream."""
+        intervals = self._intervals(other.event, other.stream)
+        return any(start <= other.start and other.stop <= stop for start, stop in intervals)
+
+    def beside(self, other: Statement) -> int | None:
+        """The first step of `other`'s that is stated here and not as there; None if there is none.
+
+        What is stated here of later steps is no matter.
+        """
+        for each in self.reservations:
+            within = replace(each, stop=min(each.stop, other.steps))
+            if within.stop > within.start and not other.states(within):
+                return within.start
+        return None
+
     def covered_until(self, event: Event, position: int) -> int | None:
         """Where the steps around `position` that are reserved as `event` end; None outside them."""
         for start, stop in self._intervals(event):
@@ -95,13 +111,18 @@ class Statement:
             for event, steps in reserved.items()
         }
 
-    def _intervals(self, event: Event) -> list[tuple[int, int]]:
-        """The steps that are reserved as `event`: sorted, disjoint, none adjacent."""
+    def _intervals(self, event: Event, stream: str | None = None) -> list[tuple[int, int]]:
+        """The steps that are reserved as `event`: sorted, disjoint, none adjacent.
+
+        Args:
+            event: what they are.
+            stream: from which randomness, where that matters.
+        """
         return _merged(
             [
                 (each.start, each.stop)
                 for each in self.reservations
-                if each.event == event and each.stop > each.start
+                if each.event == event and each.stop > each.start and stream in (None, each.stream)
             ]
         )
 

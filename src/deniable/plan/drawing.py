@@ -51,7 +51,12 @@ class Drawing:
     """
 
     def __init__(self, plan: Plan, generator: np.random.Generator | None = None) -> None:
-        self.plan, self.sampling, self.step = plan, plan.sampler(generator), 0
+        self.plan = plan
+        self.begin_anew(generator)
+
+    def begin_anew(self, generator: np.random.Generator | None) -> None:
+        """From the first step on, with another stream that decides who joins."""
+        self.sampling, self.step = self.plan.sampler(generator), 0
 
     def next(self) -> Draw:
         """The batch of the next step.
