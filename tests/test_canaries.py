@@ -91,8 +91,10 @@ def test_one_canary_moves_a_sum_by_no_more_than_the_sensitivity(name: str, broke
     allowed = bound().sensitivity(dict(model.named_parameters())).value
     canaries = Canaries(model, 20, seed=3)
     before = released(canaries, model, data, bound())
-    canaries.inside[7] = not canaries.inside[7]
-    after = released(canaries, model, data, bound())
+    inside = canaries.inside.copy()
+    inside[7] = not inside[7]
+    neighbour = Canaries(model, 20, seed=3, inside=inside)
+    after = released(neighbour, model, data, bound())
     moved = math.sqrt(sum(float((after[k] - before[k]).square().sum()) for k in before))
     assert 0 < moved <= allowed * (1 + 1e-5)
 
@@ -213,3 +215,19 @@ def test_what_canaries_do_not_fit_is_refused() -> None:
     with pytest.raises(AttachError, match="one for each coordinate"):
         Canaries(model, 10_000)
     assert suggested(model) == 51 // 4
+
+
+def test_canaries_of_another_model_or_of_an_earlier_training_are_refused() -> None:
+    model, batch = model_and_data()
+    plan = deniable.Plan(32, 32, steps=1, noise_multiplier=1.0, delta=1e-3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with pytest.raises(AttachError, match="made for another model"):
+        deniable.attach(model, optimizer, plan, canaries=Canaries(nn.Linear(4, 3), 5))
+    canaries = Canaries(model, 20)
+    private = deniable.attach(model, optimizer, plan, canaries=canaries)
+    for inputs, labels in private.batches(batch):
+        loss_of(model, inputs, labels).backward()
+        optimizer.step()
+    private.detach()
+    with pytest.raises(AttachError, match="in a training already"):
+        deniable.attach(model, optimizer, plan, canaries=canaries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -178,9 +179,24 @@ def test_the_plan_counts_users() -> None:
         lambda: deniable.User([]),
         lambda: deniable.User([[1]]),
         lambda: deniable.User([1], rows_at_most=0),
+        lambda: deniable.User([1], rows_at_most=1.5),  # type: ignore[arg-type]
         lambda: deniable.Augmented(0),
     ],
 )
 def test_a_unit_that_makes_no_sense_is_refused(build: Any) -> None:
     with pytest.raises(PlanError):
         build()
+
+
+@pytest.mark.parametrize(
+    ("ids", "says"),
+    [
+        (["a", None, "b"], "whose row 1 is"),
+        ([1.0, 2.0, math.nan], "whose row 2 is"),
+        (np.array([1.0, math.nan, math.nan], dtype=object), "of 2 in all"),
+        (np.array([1, "1"], dtype=object), "one type, to be told apart, got int, str"),
+    ],
+)
+def test_rows_that_are_nobodys_are_neither_one_users_nor_a_user_each(ids: Any, says: str) -> None:
+    with pytest.raises(PlanError, match=says):
+        deniable.User(ids)

@@ -304,3 +304,21 @@ def test_a_constant_of_another_precision_is_named_with_its_mend() -> None:
 def test_other_errors_of_the_loss_are_its_own() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         deniable.check(nn.Linear(5, 3), class_loss, batch_of())
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"model": None}, "needs a torch Module, got None"),
+        ({"model": nn.Linear(4, 3).requires_grad_(False)}, "no trainable parameter"),
+        ({"loss": nn.CrossEntropyLoss()}, "with the model in it: give a function"),
+        ({"loss": F.cross_entropy}, "not cross_entropy"),
+        ({"loss": lambda *given: class_loss(*given).item()}, r"without \.item\(\) or detach"),
+        ({"batch": None}, r"of type NoneType\. Of a loader, give next"),
+        ({"loss_reduction": "average"}, "'mean' or 'sum', got 'average'"),
+    ],
+)
+def test_what_check_cannot_take_is_refused_with_the_mend(given: dict[str, Any], says: str) -> None:
+    usual = {"model": nn.Linear(4, 3), "loss": class_loss, "batch": batch_of()}
+    with pytest.raises(CaptureError, match=says):
+        deniable.check(**(usual | given))

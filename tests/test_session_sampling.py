@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -556,3 +557,58 @@ def test_a_killed_run_on_an_own_loader_is_not_repeated(tmp_path: Any) -> None:
     _, _, killed = own(ledger=path, run_id="r")
     with pytest.raises(CheckpointError, match="your own loader gave in between is not saved"):
         killed.load_state_dict(saved, replay=True)
+
+
+class Texts(Dataset[Any]):
+    """Rows that hold a text, in one of the forms that data sets have."""
+
+    def __init__(self, form: type) -> None:
+        self.form = form
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> Any:
+        text, label = f"text {index}", torch.tensor(index % 3)
+        if self.form is str:
+            return text
+        return {"text": text, "label": label} if self.form is dict else (text, label)
+
+
+@pytest.mark.parametrize("form", [str, tuple, dict])
+def test_an_empty_batch_of_texts_holds_none(form: type) -> None:
+    """Not that of a row which nobody drew. Pitfall: privacy 1."""
+    model, optimizer, private = attached(sampling="fixed-size")
+    private._source.sampling.draw = iter([np.arange(0), np.arange(3)]).__next__
+    for batch in private.batches(Texts(form), steps=2):
+        texts = batch if form is str else batch["text" if form is dict else 0]
+        assert len(texts) == 3 * private.steps
+        model(torch.zeros(len(texts), 4)).sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("longest", [True, False])
+def test_padding_to_the_longest_row_is_warned_of(longest: bool) -> None:
+    """One example's length would change the gradients of others. Pitfall: privacy 7."""
+
+    def collate(samples: list[Any]) -> tuple[Tensor, Tensor]:
+        size = max(int(label) for _, label in samples) + 1 if longest else 4
+        inputs = torch.stack(
+            [F.pad(row[: int(label) + 1], (0, 4))[:size] for row, label in samples]
+        )
+        return inputs, torch.stack([label for _, label in samples])
+
+    _, _, private = attached(sampling="fixed-size")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        next(iter(private.loader(Rows(), collate_fn=collate)))
+    said = [each for each in found if "another shape among others" in str(each.message)]
+    assert len(said) == longest
+
+
+def test_a_batch_without_one_finite_gradient_is_warned_of() -> None:
+    model, optimizer, private = attached(sampling="fixed-size")
+    data = torch.full((40, 4), float("nan")), torch.zeros(40).long()
+    with pytest.warns(DeniableWarning, match="its release is noise alone"):
+        for batch in private.batches(data, steps=1):
+            step(model, optimizer, batch)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from deniable.canaries import Canaries
@@ -241,15 +241,55 @@ class _Collate:
     """A collation which also knows what an empty batch looks like."""
 
     def __init__(self, data: Any, collate: Callable[[list[Any]], Any]) -> None:
-        self.data, self.collate = data, collate
+        self.data, self.collate, self.looked = data, collate, False
 
     def __call__(self, samples: Sequence[Any]) -> Any:
-        if samples:
-            return self.collate(list(samples))
-        template = self.collate([self.data[0]])
-        if isinstance(template, Mapping):
-            template = dict(template)  # torch looks into plain ones only
-        return tree_map(lambda leaf: leaf[:0] if isinstance(leaf, Tensor) else leaf, template)
+        if not samples:
+            return _emptied(self.collate([self.data[0]]))
+        batch = self.collate(list(samples))
+        if len(samples) > 1 and not self.looked:
+            self.looked = True
+            self._look(samples[:_LOOKED_AT], batch)
+        return batch
+
+    def _look(self, samples: Sequence[Any], batch: Any) -> None:
+        """Says so where a row alone has another shape than among others."""
+        together = [leaf.shape[1:] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+        for sample in samples:
+            try:
+                leaves = tree_leaves(self.collate([sample]))
+            except Exception:  # a collation that takes no single row
+                return
+            alone = [leaf.shape[1:] for leaf in leaves if isinstance(leaf, Tensor)]
+            if alone != together:
+                warnings.warn(
+                    "collate_fn gives a row another shape among others than alone, as padding to "
+                    "the longest row does. How long the others are may then change a row's "
+                    "gradient, which no bound covers, unless the model leaves out what was padded "
+                    "(a mask). Pad all rows to one public length, and cut what is longer.",
+                    DeniableWarning,
+                    stacklevel=2,
+                )
+                return
+
+
+_LOOKED_AT = 8
+
+
+def _emptied(batch: Any) -> Any:
+    """What a batch of one row is without that row: its type, and the shapes of what it holds."""
+    if isinstance(batch, Tensor):
+        return batch[:0]
+    if isinstance(batch, Mapping):
+        return {name: _emptied(each) for name, each in batch.items()}
+    if not isinstance(batch, (list, tuple)):
+        return batch
+    if len(batch) == 1 and not isinstance(batch[0], (Tensor, Mapping, list, tuple)):
+        return batch[:0]  # one value a row, such as a text
+    parts = [_emptied(each) for each in batch]
+    if isinstance(batch, list):
+        return parts
+    return batch._make(parts) if hasattr(batch, "_make") else tuple(parts)
 
 
 class Source:

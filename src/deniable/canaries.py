@@ -125,12 +125,32 @@ class Canaries:
     def __len__(self) -> int:
         return self.examples + self.gradients
 
-    def join_plan(self, plan: Plan, bound: Bound, unit: Unit) -> None:
+    def join_plan(
+        self, plan: Plan, bound: Bound, unit: Unit, parameters: Mapping[str, Tensor]
+    ) -> None:
         """Become members of a plan; `attach` calls it.
 
+        Args:
+            plan: of the training.
+            bound: of the gradients.
+            unit: what is protected.
+            parameters: those that are trained, by name.
+
         Raises:
-            AttachError: they do not fit the plan, the bound or the unit.
+            AttachError: they do not fit the model, the plan, the bound or the unit, or have scores
+                of another training.
         """
+        sizes = {name: each.numel() for name, each in parameters.items()}
+        if self._sizes != {name: sizes.get(name) for name in self._sizes}:
+            raise AttachError(
+                "These canaries were made for another model, whose trainable parameters are of "
+                "other names or sizes. Make them of the model that is attached: Canaries(model)."
+            )
+        if self.scores.any():
+            raise AttachError(
+                "These canaries were in a training already, whose scores they hold: two trainings "
+                "would be held against one claim. Make new ones: Canaries(model)."
+            )
         if self.gradients >= plan.examples:
             raise AttachError(
                 f"The plan is for {plan.examples:,} examples, {len(self):,} canaries of an audit "

@@ -45,6 +45,7 @@ _MENDS = {
         "A path keeps the record in a file; where ledger is left out, it is in memory",
     ),
     "run_id": (str | None, "It is the run's name in its ledger; where left out, a fresh one"),
+    "secure": (bool, "True draws noise in float64"),
     "canaries": (
         Canaries | None,
         "Canaries(model) are units of an audit, which `deniable audit` explains",
@@ -122,8 +123,9 @@ def bound_parameters(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Par
     strangers = sum(id(each) not in names for each in optimized)
     if strangers:
         raise AttachError(
-            f"The optimizer holds {strangers} parameters that are not the model's. Attach the "
-            "module that owns every parameter the optimizer updates, e.g. an nn.ModuleList."
+            f"The optimizer holds {strangers} parameters that are not the model's. Attach one "
+            "module that owns every parameter the optimizer updates and whose forward uses them "
+            "(of two networks in a row, nn.Sequential(first, second))."
         )
     held = {id(each) for each in optimized}
     left_out = [

@@ -140,8 +140,22 @@ class User(Unit):
             raise PlanError(
                 f"unit_id must hold one value for each row, got an array of shape {owners.shape}."
             )
-        if rows_at_most is not None and not rows_at_most >= 1:
-            raise PlanError(f"rows_at_most must be at least 1, got {rows_at_most!r}.")
+        if rows_at_most is not None and not (isinstance(rows_at_most, int) and rows_at_most >= 1):
+            raise PlanError(
+                f"rows_at_most must be a whole number of at least 1, got {rows_at_most!r}."
+            )
+        missing = [k for k, each in enumerate(owners.tolist()) if each is None or each != each]
+        if missing:
+            raise PlanError(
+                f"unit_id does not say whose row {missing[0]} is (None or NaN), and so of "
+                f"{len(missing)} in all: were they one person's, that person would be protected "
+                "row by row only. Give each an id, or leave these rows out of the data."
+            )
+        if owners.dtype == object and len({type(each) for each in owners.tolist()}) > 1:
+            kinds = sorted({type(each).__name__ for each in owners.tolist()})
+            raise PlanError(
+                f"unit_id must hold values of one type, to be told apart, got {', '.join(kinds)}."
+            )
         self.rows_at_most = rows_at_most
         _, owner = np.unique(owners, return_inverse=True)
         order = np.argsort(owner, kind="stable").astype(np.int64)
@@ -183,7 +197,8 @@ class Augmented(Unit):
     Args:
         views: how many views of each example; they lie next to each other in the batch.
         transform: from a batch's inputs, every example repeated `views` times, to its views; None
-            where reading the data set augments already.
+            where reading the data set augments already. It must treat each row by itself (no
+            mixup, no statistics of the batch): **nobody checks that**.
 
     Raises:
         PlanError: fewer than one view.

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from deniable.errors import CaptureError
@@ -78,6 +80,7 @@ def check(
     >>> check(nn.Linear(4, 2), loss, (inputs, labels)).rows
     6
     """
+    _check_given(model, loss, batch, loss_reduction)
     twin = copy.deepcopy(model).double()
     leave_out_dropout(twin)  # one row alone would draw other numbers
     if isinstance(loss, nn.Module):
@@ -99,6 +102,36 @@ def check(
             raise
         count = sum(each.numel() for each in twin.parameters() if each.requires_grad)
         return Checked(n, count, _compare_with_autograd(twin, loss, few, n, gradients))
+
+
+def _check_given(model: object, loss: object, batch: object, loss_reduction: object) -> None:
+    """What was given is of the kind that is looked at.
+
+    Raises:
+        CaptureError: what came in its place.
+    """
+    if not isinstance(model, nn.Module):
+        raise CaptureError(f"check(model, loss, batch) needs a torch Module, got {model!r}.")
+    if not any(each.requires_grad for each in model.parameters()):
+        raise CaptureError("The model has no trainable parameter, and so no gradient to look at.")
+    if not callable(loss) or loss in _PLAIN_LOSSES or isinstance(loss, _Loss):
+        raise CaptureError(
+            "check calls the loss as loss(model, *batch), with the model in it: give a function "
+            "such as `def loss(model, inputs, labels): return F.cross_entropy(model(inputs), "
+            f"labels)`, not {getattr(loss, '__name__', loss)}."
+        )
+    if not isinstance(batch, (Tensor, Mapping, list, tuple)):
+        raise CaptureError(
+            "check needs one batch as your loop gets it: a tensor, a dictionary, or a tuple or "
+            f"list of tensors; got an object of type {type(batch).__name__}. Of a loader, give "
+            "next(iter(loader))."
+        )
+    if loss_reduction not in ("mean", "sum"):
+        raise CaptureError(f"loss_reduction must be 'mean' or 'sum', got {loss_reduction!r}.")
+
+
+_PLAIN_LOSSES = (F.cross_entropy, F.mse_loss, F.nll_loss, F.l1_loss,
+                 F.binary_cross_entropy_with_logits)  # fmt: skip
 
 
 def _arguments(batch: Any) -> list[Any]:
@@ -258,6 +291,12 @@ def _per_row(
         capture.open(n)
         with _same_draws():
             value = loss(model, *batch)
+            if not isinstance(value, Tensor) or not value.requires_grad:
+                raise CaptureError(
+                    "The loss must be a tensor that hangs on the model's outputs, got "
+                    f"{value!r}: nothing of it reaches a parameter. Return what backward() is "
+                    "called on, without .item() or detach()."
+                )
             if value.ndim:
                 raise CaptureError(
                     f"The loss must be one number, got shape {tuple(value.shape)}. For losses per "

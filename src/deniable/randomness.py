@@ -100,6 +100,8 @@ def derived_seed(seed: int | None, *labels: str | int) -> int | None:
 
 def _secret_from(seed: int) -> bytes:
     try:
+        if isinstance(seed, bool):
+            raise TypeError
         number = operator.index(seed)
     except TypeError:
         raise TypeError(f"seed must be a whole number or None, got {seed!r}.") from None

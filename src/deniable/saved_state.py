@@ -149,5 +149,6 @@ def check_repeats(
             f"{who} counts {released} steps as released, the saved state {steps}. "
             "If model, optimizer, data and code are exactly those of the saved run, pass "
             "replay=True: the steps in between are repeated bit for bit and cost nothing. "
-            "Otherwise start a new run: the same noise must never meet other gradients."
+            "Otherwise go on after them with fresh noise, go_on(state): the same noise must never "
+            "meet other gradients."
         )

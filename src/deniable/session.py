@@ -8,6 +8,7 @@ records it, and the optimizer receives the release in its step pre-hook.
 from __future__ import annotations
 
 import json
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -59,6 +60,8 @@ from deniable.saved_state import (
 from deniable.scaling import LossScale
 from deniable.shards import Shards, as_stored, group_of, leave_reduction, within
 from deniable.units import BoundedSum, Sensitivity, Spent
+
+LEAST_BUDGET = sys.float_info.min  # for plans whose epsilon is 0 as far as can be computed
 
 
 def attach(
@@ -122,7 +125,7 @@ def attach(
     unit = Example() if unit is None else unit
     check_arguments(
         plan, model=model, optimizer=optimizer, bound=bound, unit=unit, ledger=ledger,
-        run_id=run_id, canaries=canaries,
+        run_id=run_id, canaries=canaries, secure=secure,
     )  # fmt: skip
     return PrivateSession(
         model,
@@ -133,7 +136,7 @@ def attach(
         ledger,
         run_id,
         loss_reduction,
-        plan.epsilon if budget is None else budget,
+        max(plan.epsilon, LEAST_BUDGET) if budget is None else budget,
         seed,
         secure,
         canaries=canaries,
@@ -181,10 +184,10 @@ class PrivateSession:
         self.seeded, self.secure = seed is not None, secure
         self._bound, self._unit, self._optimizer = bound, unit, optimizer
         self._loss_reduction, self.canaries = loss_reduction, canaries
-        if canaries is not None:
-            canaries.join_plan(plan, bound, unit)
         as_stored(model)
         self._parameters = bound_parameters(model, optimizer)
+        if canaries is not None:
+            canaries.join_plan(plan, bound, unit, self._parameters)
         bound.sensitivity(self._parameters)  # refuses what does not fit, before anything is written
         self._device = next(iter(self._parameters.values())).device
         ranks = self._ranks = Ranks(group_of(model, process_group), self._device)

@@ -429,7 +429,8 @@ def _refuse_batch_statistics(
         raise CaptureError(
             "Batch normalisation in training mode makes every row's gradient depend on every "
             "other row, so no bound per row exists. deniable.replace_batchnorm(model, optimizer) "
-            "puts GroupNorm in its place."
+            "puts GroupNorm in its place. If the layer is frozen, model.train() has set it to "
+            "training: call its eval() after that."
         )
 
 

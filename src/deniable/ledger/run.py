@@ -42,6 +42,8 @@ class RunLedger:
         unit: str,
         block: int,
     ) -> None:
+        if not isinstance(run_id, str):
+            raise LedgerError(f"A run's name must be a string, got {run_id!r}.")
         if block < 1:
             raise ValueError(f"A block must be of at least 1 step, got {block!r}.")
         self.run_id = run_id
