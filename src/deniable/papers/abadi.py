@@ -247,14 +247,8 @@ AXES = {
 
 def _swept(setting: str, results: Results) -> dict[float, float]:
     """Accuracy at each value; a KeyError where fewer than three were run."""
-    found = {
-        float(name.partition("-")[2]): results.accuracy(name)
-        for name in results
-        if name.partition("-")[0] == setting
-    }
-    if len(found) < 3:
-        raise KeyError(setting)
-    return dict(sorted(found.items()))
+    named = results.numbered(f"{setting}-")
+    return {value: results.accuracy(name) for value, name in named.items()}
 
 
 def _range(found: Mapping[float, float]) -> str:

@@ -54,10 +54,7 @@ def _expansions(base: Training, values: Sequence[float] = EXPANSIONS) -> dict[st
 
 
 def _of(letter: str, results: Results) -> list[str]:
-    found = [name for name in results if name.startswith(f"{letter}=")]
-    if len(found) < 2:
-        raise KeyError(letter)
-    return found
+    return list(results.numbered(f"{letter}=", least=2).values())
 
 
 def _better(letter: str, results: Results) -> Verdict:

@@ -48,14 +48,6 @@ def _optimizers(base: Training, rates: Mapping[str, float]) -> dict[str, Point]:
 # -- checks ---------------------------------------------------------------------------------------
 
 
-def _numbered(results: Results) -> dict[float, str]:
-    """Names of the points by the number in them; a KeyError where fewer than three were run."""
-    found = {float(name.rpartition(" ")[2]): name for name in results}
-    if len(found) < 3:
-        raise KeyError("points")
-    return dict(sorted(found.items()))
-
-
 def _each(results: Results) -> str:
     return ", ".join(f"{percent(results.accuracy(name))} with {name}" for name in results)
 
@@ -68,7 +60,7 @@ LARGER_STEPS = (
 
 
 def _small_clips(results: Results) -> Verdict:
-    found = {norm: results.accuracy(name) for norm, name in _numbered(results).items()}
+    found = {norm: results.accuracy(name) for norm, name in results.numbered("clip ").items()}
     small = [found[norm] for norm in (1.0, 2.0, 4.0)]
     agrees = min(small) > found[8.0] and all(abs(each - 0.9) <= 0.05 for each in small)
     why = "About 0.9: between 0.85 and 0.95."
@@ -76,7 +68,7 @@ def _small_clips(results: Results) -> Verdict:
 
 
 def _best_clip(results: Results) -> Verdict:
-    found = {norm: results.accuracy(name) for norm, name in _numbered(results).items()}
+    found = {norm: results.accuracy(name) for norm, name in results.numbered("clip ").items()}
     best = max(found, key=lambda norm: found[norm])
     said = f"best with {best:g} ({percent(found[best])})"
     return Verdict(best == 4.0, said, LARGER_STEPS if best > 4.0 else "")
@@ -88,7 +80,7 @@ def _late(results: Results, name: str) -> float:
 
 
 def _unstable(results: Results) -> Verdict:
-    names = list(_numbered(results).values())
+    names = list(results.numbered("noise ").values())
     first, last = _late(results, names[0]), _late(results, names[-1])
     why = (
         f"More noise ends lower here, {percent(results.accuracy(names[-1]))} with {names[-1]}, and "
@@ -104,7 +96,7 @@ def _unstable(results: Results) -> Verdict:
 
 
 def _costs_accuracy(results: Results) -> Verdict:
-    names = list(_numbered(results).values())
+    names = list(results.numbered("noise ").values())
     ends = [
         f"{percent(results.accuracy(name))} at epsilon {rounded_up(results[name]['epsilon'])}"
         for name in (names[0], names[-1])
@@ -113,7 +105,7 @@ def _costs_accuracy(results: Results) -> Verdict:
 
 
 def _middle_best(results: Results) -> Verdict:
-    names = list(_numbered(results).values())
+    names = list(results.numbered("noise ").values())
     best = max(names, key=results.accuracy)
     return Verdict(
         best not in (names[0], names[-1]),
@@ -126,7 +118,7 @@ def _middle_best(results: Results) -> Verdict:
 def _grows(results: Results) -> Verdict:
     rising = all(
         all(later > earlier for (_, earlier), (_, later) in pairwise(rows))
-        for name in _numbered(results).values()
+        for name in results.numbered("noise ").values()
         for rows in [results.curve(name, "epoch", "epsilon")]
     )
     return Verdict(

@@ -112,6 +112,17 @@ class Results:
         names = (str(entry["settings"].get("data")) for entry in self.entries.values())
         return _TITLES.get(next(names, ""), "")
 
+    def numbered(self, prefix: str, least: int = 3) -> dict[float, str]:
+        """The names that are a prefix and a number, by the number, from the smallest on.
+
+        Raises:
+            KeyError: there are fewer than `least`.
+        """
+        found = {float(name.removeprefix(prefix)): name for name in self if name.startswith(prefix)}
+        if len(found) < least:
+            raise KeyError(prefix)
+        return dict(sorted(found.items()))
+
     def accuracy(self, *names: str) -> float:
         """The final accuracy, averaged over points that differ in their seed."""
         return fmean(self[name]["accuracy"] for name in names)

@@ -53,14 +53,8 @@ SIGMAS = (1.0, 2.0, 4.0, 6.0, 8.0)
 
 
 def _swept(results: Results) -> dict[float, float]:
-    found = {
-        float(name.partition("=")[2]): results.accuracy(name)
-        for name in results
-        if name.startswith("sigma=")
-    }
-    if len(found) < 3:
-        raise KeyError("sigma")
-    return dict(sorted(found.items()))
+    named = results.numbered("sigma=")
+    return {sigma: results.accuracy(name) for sigma, name in named.items()}
 
 
 def _inverted(results: Results) -> Verdict:
