@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
+from deniable.audit.exposure import chance
 from deniable.papers.charts import Line, Panel, draw
 from deniable.papers.claims import Claim, Experiment, Paper, Verdict
 from deniable.papers.points import Language, Named, Training
@@ -147,13 +148,6 @@ def _counts(results: Results, name: str) -> list[int]:
     return sorted({each["repetitions"] for each in _found(results)[name]["exposures"]} - {0})
 
 
-def chance(bits: list[float]) -> float:
-    """How likely canaries that were never inserted would be exposed so much, taken together."""
-    from deniable.audit.exposure import chance as likelihood
-
-    return likelihood(bits)
-
-
 def _memorised(results: Results) -> Verdict:
     bits, most = _bits(results, "ordinary", 1), _found(results)["most_exposed"]
     first = sum(
@@ -219,19 +213,29 @@ def _exposures(results: Results) -> Panel:
         points = [(float(count), fmean(each)) for count, each in zip(counts, bits, strict=True)]
         errors = [stdev(each) / math.sqrt(len(each)) for each in bits]
         lines.append(Line(label, points, errors=errors))
-    ends = (float(counts[0]), float(counts[-1]))
+    return _bits_panel(
+        "times the canary stands in the training text", lines, most, "Canaries", logarithmic="x"
+    )
+
+
+def _bits_panel(x: str, lines: list[Line], most: float, title: str, logarithmic: str = "") -> Panel:
+    """Exposures between chance and the most there is."""
+    at = [each for each, _ in lines[0].points]
+    levels = {"completely memorised": most, "chance": 1 / math.log(2)}
     return Panel(
-        "times the canary stands in the training text",
+        x,
         "exposure in bits",
         [
             *lines,
-            Line("completely memorised", [(each, most) for each in ends], True),
-            Line("chance", [(each, 1 / math.log(2)) for each in ends], True),
+            *(
+                Line(label, [(at[0], bits), (at[-1], bits)], dashed=True)
+                for label, bits in levels.items()
+            ),
         ],
-        "Canaries",
-        logarithmic="x",
+        title,
+        logarithmic=logarithmic,
         percent=False,
-        x_at=[float(count) for count in counts],
+        x_at=at,
         y_limits=(0.0, 1.08 * most),
     )
 
@@ -253,17 +257,12 @@ def _acceptance(results: Results) -> Panel:
 
 def _learning(results: Results) -> Panel:
     lines = [
-        Line(label, results_curve(_found(results)[name]["history"]))
+        Line(label, [(row["epoch"], row["loss"]) for row in _found(results)[name]["history"]])
         for name, label in NAMES.items()
     ]
     return Panel(
         "epochs", "nats per character", lines, "Loss on the validation text", percent=False
     )
-
-
-def results_curve(history: list[Row]) -> list[tuple[float, float]]:
-    """The loss after each epoch."""
-    return [(float(row["epoch"]), float(row["loss"])) for row in history]
 
 
 def _figure(results: Results, path: Path) -> None:
@@ -436,23 +435,7 @@ def _one_figure(results: Results, path: Path) -> None:
     for name, label in NAMES.items():
         bits = [each["bits"] for each in _single(results, name)]
         lines.append(Line(label, [(float(at), each) for at, each in enumerate(bits, start=1)]))
-    ends = (1.0, float(len(lines[0].points)))
-    draw(
-        path,
-        Panel(
-            "training",
-            "exposure in bits",
-            [
-                *lines,
-                Line("completely memorised", [(each, most) for each in ends], True),
-                Line("chance", [(each, 1 / math.log(2)) for each in ends], True),
-            ],
-            "One canary, inserted once",
-            percent=False,
-            x_at=[float(at) for at in range(1, len(lines[0].points) + 1)],
-            y_limits=(0.0, 1.08 * most),
-        ),
-    )
+    draw(path, _bits_panel("training", lines, most, "One canary, inserted once"))
 
 
 ONE = Experiment(
