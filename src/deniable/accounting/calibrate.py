@@ -25,7 +25,6 @@ def noise_multiplier_for(
     epsilon: float,
     delta: float,
     accountant: str = "pld",
-    near: float | None = None,
 ) -> float:
     """The noise multiplier at which `event_at(noise_multiplier)` costs `epsilon`, or just below.
 
@@ -37,7 +36,6 @@ def noise_multiplier_for(
         epsilon: the target.
         delta: of the guarantee.
         accountant: who states the cost.
-        near: a guess, where there is one.
 
     Raises:
         AccountingError: no noise multiplier between 1e-4 and 1e7 reaches the target.
@@ -47,8 +45,8 @@ def noise_multiplier_for(
     3.73
     """
     _check_target(epsilon)
-    line = _Line(epsilon, slope=-1.0, start=math.log(near or 1.0))
-    *quick, exact = _costs(delta, accountant, near is not None)
+    line = _Line(epsilon, slope=-1.0)
+    *quick, exact = _costs(delta, accountant)
     for cost, tolerance in quick:
         with suppress(AccountingError):  # what a quick bound cannot reach, the accountant may
             _least_noise(event_at, cost, tolerance, line)
@@ -83,7 +81,7 @@ def most_for(
         AccountingError: the target is out of range, or the number is no limit.
     """
     _check_target(epsilon)
-    line = _Line(epsilon, slope, start=0.0)
+    line = _Line(epsilon, slope)
     *quick, (exact, _) = _costs(delta, accountant)
     highest = MOST_STEPS if limit is None else limit
     for cost, rough in quick:
@@ -114,15 +112,16 @@ def steps_for(step: Event, epsilon: float, delta: float, accountant: str = "pld"
     return most_for(lambda count: SelfComposedEvent(step, count), epsilon, delta, accountant)
 
 
-def _costs(delta: float, accountant: str, is_near: bool = False) -> list[tuple[Cost, float]]:
+def _costs(delta: float, accountant: str) -> list[tuple[Cost, float]]:
     """Ever tighter and slower, each with its tolerance: the slow ones then need a few looks."""
     exact = accountant_named(accountant)
     costs: list[tuple[Cost, float]] = [(lambda event: exact.epsilon(event, delta), TOLERANCE)]
     if accountant == "pld":
-        costs.insert(0, (lambda event: Meter(event, delta).epsilon(event), TOLERANCE))
-        if not is_near:
-            rdp = accountant_named("rdp")
-            costs.insert(0, (lambda event: rdp.epsilon(event, delta), ROUGH))
+        rdp = accountant_named("rdp")
+        costs[:0] = [
+            (lambda event: rdp.epsilon(event, delta), ROUGH),
+            (lambda event: Meter(event, delta).epsilon(event), TOLERANCE),
+        ]
     return costs
 
 
@@ -169,8 +168,8 @@ class _Line:
         at: the logarithm of the next guess.
     """
 
-    def __init__(self, target: float, slope: float, start: float) -> None:
-        self.target, self.at, self._slope = target, start, slope
+    def __init__(self, target: float, slope: float) -> None:
+        self.target, self.at, self._slope = target, 0.0, slope
         self.begin(TOLERANCE)
 
     def begin(self, tolerance: float) -> None:

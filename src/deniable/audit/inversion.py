@@ -98,8 +98,8 @@ class Inversion:
         return best
 
 
-def smoothed(images: Tensor, share: float = 0.5) -> Tensor:
-    """Each pixel drawn towards its neighbours: binomial weights 1, 2, 1, mixed in by a share.
+def smoothed(images: Tensor) -> Tensor:
+    """Each pixel drawn halfway towards its neighbourhood, of binomial weights 1, 2, 1.
 
     Fredrikson et al. (2015, section 5.3) denoise and sharpen between steps; a model's gradient is
     rough from pixel to pixel, and pictures of things are not.
@@ -111,7 +111,7 @@ def smoothed(images: Tensor, share: float = 0.5) -> Tensor:
     weights = torch.tensor([1.0, 2.0, 1.0], device=images.device) / 4
     kernel = torch.outer(weights, weights).expand(channels, 1, 3, 3)
     padded = nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
-    return images.lerp(nn.functional.conv2d(padded, kernel, groups=channels), share)
+    return images.lerp(nn.functional.conv2d(padded, kernel, groups=channels), 0.5)
 
 
 def stretched(images: Tensor) -> Tensor:

@@ -36,13 +36,11 @@ class Curves:
         title: which.
         attacks: by what the legend calls them, pairs of false and true positive rate.
         allowed: what epsilon allows at each false positive rate; None without privacy.
-        guarantee: how the legend calls that.
     """
 
     title: str
     attacks: Mapping[str, Points]
     allowed: Points | None = None
-    guarantee: str = "the most that epsilon allows"
 
     @classmethod
     def of(cls, title: str, found: Mapping[str, Roc], guarantee: PrivacyCurve | None) -> Self:
@@ -113,7 +111,7 @@ def _curves(axes: Axes, panel: Curves, least: float) -> None:
     if panel.allowed is not None:
         false, true = zip(*panel.allowed, strict=True)
         axes.fill_between(false, true, 1.0, color=BOUND, alpha=0.10, linewidth=0)
-        axes.plot(false, true, color=BOUND, linewidth=1.8, label=panel.guarantee)
+        axes.plot(false, true, color=BOUND, linewidth=1.8, label="the most that epsilon allows")
     for (name, points), colour in zip(panel.attacks.items(), COLOURS, strict=False):
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.7, label=name)
     axes.plot([least, 1], [least, 1], color=INK, linewidth=1, linestyle="--",

@@ -65,7 +65,6 @@ def write(
     characters: int = 320,
     temperature: float = 1.0,
     seed: int | None = None,
-    length: int = LENGTH,
 ) -> str:
     """Text that a character model goes on to write, character by character.
 
@@ -80,7 +79,6 @@ def write(
         temperature: the scores are divided by it: 1 draws as the model expects, smaller ones keep
             to what is likely, and 0 always takes the likeliest.
         seed: of the draws; the operating system's if not given.
-        length: how many characters the model sees at once.
 
     Returns:
         The prompt and what follows.
@@ -106,7 +104,7 @@ def write(
     text = list(prompt.encode())
     for _ in range(characters):
         # A sequence begins with the mark of the start, which takes one of its places.
-        rows = torch.tensor([[START, *text[-(length - 1) :]]])
+        rows = torch.tensor([[START, *text[-(LENGTH - 1) :]]])
         scores = model(rows)[0, -1].double()
         scores[START] = -math.inf
         if temperature == 0:

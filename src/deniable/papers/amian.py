@@ -42,12 +42,12 @@ def _filtered(base: Training, output: float, active: float) -> Training:
     )
 
 
-def _ranges(base: Training, values: Sequence[float] = RANGES) -> dict[str, Training]:
-    return {DPSGD: base} | {f"c={c:g}": _filtered(base, c, 1.0) for c in values}
+def _ranges(base: Training) -> dict[str, Training]:
+    return {DPSGD: base} | {f"c={c:g}": _filtered(base, c, 1.0) for c in RANGES}
 
 
-def _expansions(base: Training, values: Sequence[float] = EXPANSIONS) -> dict[str, Training]:
-    return {DPSGD: base} | {f"k={k:g}": _filtered(base, 1.0, k) for k in values}
+def _expansions(base: Training) -> dict[str, Training]:
+    return {DPSGD: base} | {f"k={k:g}": _filtered(base, 1.0, k) for k in EXPANSIONS}
 
 
 # -- checks ---------------------------------------------------------------------------------------

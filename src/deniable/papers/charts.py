@@ -136,18 +136,17 @@ class Bars:
 _BARS = ("#999999", "#0072b2", "#d55e00", "#009e73")
 
 
-def draw(path: Path, *panels: Panel | Bars, columns: int = 3) -> None:
+def draw(path: Path, *panels: Panel | Bars) -> None:
     """Write a figure; a panel without curves is left out, and nothing is written without panels.
 
     Args:
         path: the file, which is replaced whole.
-        panels: from left to right, then downwards.
-        columns: how many stand beside each other.
+        panels: from left to right, three in a row, then downwards.
     """
     kept = [each for each in panels if isinstance(each, Bars) or each.lines]
     if not kept:
         return
-    across = min(columns, len(kept))
+    across = min(3, len(kept))
     down = -(-len(kept) // across)
     path.parent.mkdir(parents=True, exist_ok=True)
     with figure_file(path, (max(6.0, 4.6 * across), 3.9 * down)) as figure:

@@ -9,7 +9,7 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -141,9 +141,9 @@ class Results:
                 found.append(kept)
         return found
 
-    def seconds(self, names: Iterable[str] | None = None) -> float:
+    def seconds(self) -> float:
         """How long the points took together."""
-        return sum(float(self[name].get("seconds", 0.0)) for name in (names or self.entries))
+        return sum(float(self[name].get("seconds", 0.0)) for name in self)
 
 
 def machine() -> Row:
