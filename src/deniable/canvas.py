@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, RULE = "#1b1f24", "#5a6470", "#dfe2e5"
+# Distinguishable to all readers (Okabe & Ito, 2008).
+ORANGE, SKY, GREEN = "#e69f00", "#56b4e9", "#009e73"
+BLUE, VERMILION, PURPLE = "#0072b2", "#d55e00", "#cc79a7"
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "deniable",
     "svg.fonttype": "none",

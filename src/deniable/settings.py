@@ -24,6 +24,7 @@ OF_BOUNDS = {
 # How workers train together, and the settings that only some modes have.
 OF_MODES = {name: tuple(each.name for each in fields(kind)) for name, kind in MODES.items()}
 
+PATIENCE_SECONDS = 30.0  # that a round waits for a worker
 WIDE = 1e9  # a clip norm that no gradient exceeds
 
 # Chosen on a validation part of the training rows, never on the test set.
@@ -236,7 +237,7 @@ class Settings:
         _check_collaboration(given)
         defaults = dict(DEFAULTS[data])
         if "workers" in given:
-            defaults |= {"mode": "central", "patience": 30.0}
+            defaults |= {"mode": "central", "patience": PATIENCE_SECONDS}
         if "noise_multiplier" in given and "epsilon" in given:
             defaults.pop("batch_size" if "epochs" in given else "epochs", None)
         elif "noise_multiplier" not in given:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deniable.audit.roc import ATTACKS, POINTS, Roc
-from deniable.canvas import INK, MUTED, figure_file
+from deniable.canvas import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILION, figure_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from deniable.units import PrivacyCurve
 
 Points = Sequence[tuple[float, float]]
-# Distinguishable to all readers (Okabe & Ito, 2008).
-COLOURS = ("#d55e00", "#e69f00", "#cc79a7", "#56b4e9", "#0072b2")
-BOUND = "#009e73"
+COLOURS = (VERMILION, ORANGE, PURPLE, SKY, BLUE)
+BOUND = GREEN
 
 
 @dataclass(frozen=True)

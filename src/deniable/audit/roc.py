@@ -19,6 +19,7 @@ from scipy.stats import binomtest, norm, rankdata
 
 CONFIDENCE = 0.95
 POINTS = 200  # of a curve that is drawn
+RATES = (0.001, 0.01)  # of false positives, at which an attack is said to find so many
 NO_GUARANTEE = "an attack, no guarantee"
 ATTACKS = {
     "loss": "loss",

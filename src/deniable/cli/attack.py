@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deniable import words
+from deniable.audit.roc import ATTACKS, NO_GUARANTEE, RATES
 from deniable.cli import options
 from deniable.errors import SettingsError
 
@@ -33,7 +34,6 @@ Out = Annotated[
     Path | None, typer.Option(help="Picture to write: .png, .svg or .pdf [in the run's folder].")
 ]
 
-RATES = (0.001, 0.01)
 NOT_COVERED = (
     "This was measured on the training data, and epsilon does not cover it: keep it as private as "
     "the data."
@@ -69,7 +69,6 @@ def membership_command(
     subject = _load(run, data_dir, console)
     from deniable.audit.membership import Candidates, membership_inference
     from deniable.audit.pictures import Curves, draw_curves
-    from deniable.audit.roc import NO_GUARANTEE
     from deniable.audit.shadows import train_shadows
 
     inputs, targets = subject.test_rows
@@ -234,8 +233,6 @@ def _load(run: Path, data_dir: Path | None, console: Console) -> Subject:
 
 
 def _membership_table(name: str, found: dict[str, Roc], guarantee: PrivacyCurve | None) -> Table:
-    from deniable.audit.roc import ATTACKS, NO_GUARANTEE
-
     table = Table(title=f"Membership inference on {name}: {NO_GUARANTEE}", title_justify="left")
     table.add_column("attack")
     for title in (

@@ -13,13 +13,13 @@ from rich.console import Console
 
 from deniable import words
 from deniable.cli import options
+from deniable.cli.train import INTERRUPTED
 from deniable.errors import SettingsError
 from deniable.papers import Chosen, Progress, choose, reproduce
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-INTERRUPTED = 130  # what a shell reports after Ctrl-C
 SECONDS_BETWEEN_LINES = 10.0
 
 

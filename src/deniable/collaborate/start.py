@@ -27,8 +27,10 @@ from deniable.plan import Plan
 from deniable.randomness import derived_seed
 from deniable.sampling import PoissonSampler
 from deniable.session import PrivateSession
+from deniable.settings import PATIENCE_SECONDS
 
 MEETING_SECONDS = 60.0
+ABSENCE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ def collaborate(
     seed: int | None = None,
     secure: bool = False,
     save_seconds: float = 30.0,
-    patience: float = 30.0,
-    absence: float = 120.0,
+    patience: float = PATIENCE_SECONDS,
+    absence: float = ABSENCE_SECONDS,
     place: Place | None = None,
 ) -> Coordinator | Worker:
     """Train one model with many workers, under one guarantee (Xia et al., section III.C).

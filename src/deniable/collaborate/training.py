@@ -15,7 +15,7 @@ from torch.distributed import Store
 
 from deniable.collaborate.coordinator import Coordinator
 from deniable.collaborate.sessions import Merges
-from deniable.collaborate.start import Place, check, collaborate
+from deniable.collaborate.start import ABSENCE_SECONDS, Place, check, collaborate
 from deniable.collaborate.worker import Worker
 from deniable.errors import BudgetError, CollaborationError
 from deniable.grouping import Example
@@ -23,7 +23,7 @@ from deniable.plan import Plan
 from deniable.randomness import derived_seed
 from deniable.rows import as_tensors
 from deniable.runfolder import RunFolder, write_json
-from deniable.settings import Settings
+from deniable.settings import PATIENCE_SECONDS, Settings
 from deniable.training import Moment, Run
 from deniable.training.interrupt import stop_when_asked
 from deniable.training.loop import LiveEpsilon, Watch, add_row, loss_of_each, restate, row_every
@@ -35,8 +35,6 @@ from deniable.training.start import (
     seeded_randomness,
 )
 
-ABSENCE_SECONDS = 120.0
-PATIENCE_SECONDS = 30.0
 SPEED_ROWS = 256
 SPEED_SECONDS = 0.5
 ALIKE = 0.15  # speeds that differ by less are taken for the same: measuring is no more exact

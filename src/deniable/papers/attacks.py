@@ -19,7 +19,7 @@ from deniable.audit.inversion import Inversion, class_means, correlation, ranks,
 from deniable.audit.membership import Candidates, membership_inference
 from deniable.audit.observing import confidences
 from deniable.audit.pictures import Curves
-from deniable.audit.roc import Estimate, Roc
+from deniable.audit.roc import RATES, Estimate, Roc
 from deniable.audit.shadows import train_shadows
 from deniable.data import class_names, load
 from deniable.models import optimizer_for
@@ -33,7 +33,6 @@ from deniable.rows import as_tensors
 from deniable.session import attach
 from deniable.units import finite
 
-RATES = (0.001, 0.01)
 INVERSION = Inversion(process=smoothed)
 TYPICAL = 6  # ordinary examples that stand below the rare ones
 

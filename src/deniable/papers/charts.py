@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deniable.canvas import figure_file
+from deniable.canvas import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, figure_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Distinguishable to all readers (Okabe & Ito, 2008); the first one is for what is compared with.
-COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4f01")
+# The first one is for what is compared with.
+COLOURS = ("#000000", BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#7a4f01")
 MARKS = "os^DvPX*"
 
 
@@ -133,7 +133,7 @@ class Bars:
         axes.legend(fontsize="small", frameon=False, ncols=len(self.series), loc="upper center")
 
 
-_BARS = ("#999999", "#0072b2", "#d55e00", "#009e73")
+_BARS = ("#999999", BLUE, VERMILION, GREEN)
 
 
 def draw(path: Path, *panels: Panel | Bars) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from deniable import words
+from deniable.claim import FALSE_POSITIVE_RATES
 from deniable.report.command import command
 from deniable.report.figures import figures, numbers
 from deniable.report.measured import measured
@@ -18,8 +19,6 @@ from deniable.report.record import Record, number
 from deniable.report.statement import Statement, state
 from deniable.runfolder import RunFolder, replaced
 from deniable.units import PrivacyCurve, Spent
-
-FALSE_POSITIVE_RATES = (0.001, 0.01, 0.1)
 
 
 def render(run_folder: Path) -> Path:
