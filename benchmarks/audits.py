@@ -12,7 +12,6 @@ audits it, and goes on where it was cut off.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections import Counter
@@ -28,6 +27,7 @@ from rich.progress import track
 from benchmarks import machine
 from benchmarks.pages import between
 from benchmarks.planted import BUGS, correct
+from benchmarks.results import FOLDER, load
 from deniable.audit.estimators import Family, from_scores
 from deniable.audit.gate import audit
 from deniable.audit.guesses import from_one_run, guesses_for
@@ -37,7 +37,7 @@ from deniable.runfolder import write_json
 from deniable.settings import Settings
 from deniable.training import begin, fit
 
-RESULTS = Path(__file__).parent / "results" / "audits.json"
+RESULTS = FOLDER / "audits.json"
 PAGE = Path(__file__).parent.parent / "docs" / "audit.md"
 DELTA, CONFIDENCE, DRAWS = 1e-5, 0.95, 200_000
 Measure = Callable[[np.random.Generator, float], float]
@@ -326,7 +326,7 @@ def _made(results: dict[str, Any], part: str) -> str:
 
 
 def _kept(out: Path) -> dict[str, Any]:
-    return dict(json.loads(out.read_text(encoding="utf-8"))) if out.exists() else {}
+    return load(out) or {}
 
 
 def _keep(out: Path, part: str, rows: Any) -> None:

@@ -42,7 +42,7 @@ STOPPED_SECONDS = 30.0
 LOSS = 0.05
 PATIENCE, ABSENCE = 3.0, 60.0
 LIMIT = 240.0
-OUT = Path(__file__).parent / "results" / "collaborate_faults.json"
+OUT = results.FOLDER / "collaborate_faults.json"
 
 
 @dataclass(frozen=True)

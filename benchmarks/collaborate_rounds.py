@@ -47,7 +47,7 @@ from benchmarks.processes import Training
 from deniable.collaborate import Central, Local, Place
 from deniable.papers.charts import Line, Panel, draw
 
-OUT = Path(__file__).parent / "results" / "collaborate_rounds.json"
+OUT = results.FOLDER / "collaborate_rounds.json"
 FIGURE = Path(__file__).parent.parent / "docs" / "rounds.png"
 EXAMPLES, FEATURES, CLASSES = 4_000, 60, 10
 FIRST = 6

@@ -29,7 +29,7 @@ from deniable.collaborate import Place
 from deniable.plan import Plan
 
 EXAMPLES = 12_000
-OUT = Path(__file__).parent / "results" / "collaborate_speed.json"
+OUT = results.FOLDER / "collaborate_speed.json"
 FIRST = 8  # rounds in which ways are still being tried
 
 

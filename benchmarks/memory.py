@@ -142,15 +142,16 @@ def _resident(name: str, setting: Setting, threads: int, choices: Choices) -> in
     _begin(threads)
     _made(name, replace(setting, batch=2), choices).run()  # libraries and kernels load with this
     gc.collect()
-    before = _kilobytes("VmRSS")
+    before = kilobytes("VmRSS")
     step = _made(name, setting, choices)
     for _ in range(FIRST_STEPS):
         step.run()
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here
     step.run()
-    return 1024 * (_kilobytes("VmHWM") - before)
+    return 1024 * (kilobytes("VmHWM") - before)
 
 
-def _kilobytes(field: str) -> int:
+def kilobytes(field: str) -> int:
+    """A line of what Linux says of this process's memory."""
     lines = _STATUS.read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(field + ":")))

@@ -27,6 +27,7 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
         "torch._dynamo",
+        "torch.distributed.fsdp",
         "deniable.collaborate.training",
         "dp_accounting.pld.privacy_loss_distribution",
         "sklearn.datasets",

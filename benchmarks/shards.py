@@ -27,12 +27,11 @@ from torch.distributed.fsdp import fully_shard
 
 import deniable
 from benchmarks import machine, results
-from benchmarks.memory import ENVIRONMENT
+from benchmarks.memory import ENVIRONMENT, kilobytes
 
-OUT = Path(__file__).parent / "results" / "shards.json"
+OUT = results.FOLDER / "shards.json"
 WORDS, LENGTH, ROWS, EXAMPLES = 512, 16, 2, 64
 STEPS = 3
-_STATUS = Path("/proc/self/status")
 
 
 class Transformer(nn.Module):
@@ -74,14 +73,14 @@ def trained(width: int, layers: int, sharded: bool) -> dict[str, int]:
     data = torch.randint(WORDS, (EXAMPLES, LENGTH))
     for words in private.batches(data):
         if private.steps == STEPS - 1:
-            found["kept"] = _kilobytes("VmRSS")
+            found["kept"] = kilobytes("VmRSS")
             Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here
         loss = F.cross_entropy(model(words).flatten(0, 1), words.roll(-1, 1).flatten())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         gc.collect()
-    return found | {"peak": _kilobytes("VmHWM")}
+    return found | {"peak": kilobytes("VmHWM")}
 
 
 def _member(rank: int, size: int, folder: str, queue: Any, setting: tuple[int, int, bool]) -> None:
@@ -90,7 +89,7 @@ def _member(rank: int, size: int, folder: str, queue: Any, setting: tuple[int, i
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
     trained(16, 1, setting[2])  # libraries and kernels load with this
     gc.collect()
-    before = _kilobytes("VmRSS")
+    before = kilobytes("VmRSS")
     found = trained(*setting)
     queue.put({name: 1024 * (each - before) for name, each in found.items()})
     dist.barrier()
@@ -126,11 +125,6 @@ def measured(width: int, layers: int, size: int, sharded: bool) -> dict[str, Any
         "peak": max(each["peak"] for each in found),
         **machine.moment(),
     }
-
-
-def _kilobytes(field: str) -> int:
-    lines = _STATUS.read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith(field + ":")))
 
 
 def main(
