@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
-from typing import Any
 
 from torch.distributed import TCPStore
 
 from deniable.errors import CollaborationError
+from deniable.training.interrupt import Handler, handled
 
 LOOK_SECONDS = 0.1
 LIVES = 5
@@ -55,7 +53,7 @@ def launch(command: Sequence[str], workers: int) -> int:
     )
     seats = [Seat(rank) for rank in range(workers + 1)]
     first, *others = seats
-    with _passing_on(seats):
+    with handled(_passing_on(seats)):
         try:
             for seat in seats:
                 _start(seat, command, workers, store.port)
@@ -100,8 +98,7 @@ def _start(seat: Seat, command: Sequence[str], workers: int, port: int) -> None:
     )
 
 
-@contextmanager
-def _passing_on(seats: Sequence[Seat]) -> Iterator[None]:
+def _passing_on(seats: Sequence[Seat]) -> Handler:
     """Ctrl-C and SIGTERM go to the coordinator, which ends the others in order."""
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
@@ -109,13 +106,7 @@ def _passing_on(seats: Sequence[Seat]) -> Iterator[None]:
         if process is not None and process.poll() is None:
             process.send_signal(number)
 
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before: dict[signal.Signals, Any] = {each: signal.signal(each, pass_on) for each in signals}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    return pass_on
 
 
 def _end(seats: Sequence[Seat]) -> None:
