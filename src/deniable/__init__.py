@@ -39,38 +39,24 @@ __version__ = "0.1.0"
 
 # Loaded on first use, so that what needs no torch (plans, ledgers, reports) never imports it.
 _HOME = {
-    "AdamBC": "optimizers",
-    "AdaptiveClip": "bounds",
-    "Augmented": "grouping",
-    "AutomaticClip": "bounds",
-    "Bound": "bounds",
-    "Canaries": "canaries",
-    "Central": "collaborate",
-    "Chain": "bounds",
-    "Checked": "isolation",
-    "Claim": "claim",
-    "Clip": "bounds",
-    "DeniableError": "errors",
-    "Example": "grouping",
-    "Ledger": "ledger",
-    "Local": "collaborate",
-    "Microbatch": "grouping",
-    "Neighbouring": "units",
-    "PerLayerClip": "bounds",
-    "Plan": "plan",
-    "PrivatePCA": "pca",
-    "PrivateSession": "session",
-    "PublicPCA": "pca",
-    "Schedule": "plan",
-    "Shares": "collaborate",
-    "Spent": "units",
-    "Tanh": "bounds",
-    "Unit": "grouping",
-    "User": "grouping",
-    "attach": "session",
-    "check": "isolation",
-    "collaborate": "collaborate",
-    "replace_batchnorm": "batchnorm",
+    name: module
+    for module, names in {
+        "batchnorm": "replace_batchnorm",
+        "bounds": "AdaptiveClip AutomaticClip Bound Chain Clip PerLayerClip Tanh",
+        "canaries": "Canaries",
+        "claim": "Claim",
+        "collaborate": "Central Local Shares collaborate",
+        "errors": "DeniableError",
+        "grouping": "Augmented Example Microbatch Unit User",
+        "isolation": "Checked check",
+        "ledger": "Ledger",
+        "optimizers": "AdamBC",
+        "pca": "PrivatePCA PublicPCA",
+        "plan": "Plan Schedule",
+        "session": "PrivateSession attach",
+        "units": "Neighbouring Spent",
+    }.items()
+    for name in names.split()
 }
 
 __all__ = [

@@ -43,36 +43,22 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
-    "Audit": "findings",
-    "Candidates": "membership",
-    "Family": "estimators",
-    "Finding": "findings",
-    "Inversion": "inversion",
-    "LowerBound": "estimators",
-    "Mechanism": "mechanism",
-    "Roc": "roc",
-    "Shadows": "shadows",
-    "audit": "gate",
-    "example_canaries": "one_run",
-    "from_one_run": "guesses",
-    "from_rates": "estimators",
-    "from_scores": "estimators",
-    "gaussian_delta": "tradeoff",
-    "gaussian_epsilon": "tradeoff",
-    "gaussian_mu": "tradeoff",
-    "gradient_canaries": "one_run",
-    "guesses_for": "guesses",
-    "least_false_positives": "tradeoff",
-    "membership_inference": "membership",
-    "noise_again": "mechanism",
-    "one_run_probability": "guesses",
-    "one_step": "mechanism",
-    "probabilities_of": "drawing",
-    "right_guesses": "guesses",
-    "sampling_of": "drawing",
-    "sensitivity_of": "mechanism",
-    "step_of": "mechanism",
-    "train_shadows": "shadows",
+    name: module
+    for module, names in {
+        "drawing": "probabilities_of sampling_of",
+        "estimators": "Family LowerBound from_rates from_scores",
+        "findings": "Audit Finding",
+        "gate": "audit",
+        "guesses": "from_one_run guesses_for one_run_probability right_guesses",
+        "inversion": "Inversion",
+        "mechanism": "Mechanism noise_again one_step sensitivity_of step_of",
+        "membership": "Candidates membership_inference",
+        "one_run": "example_canaries gradient_canaries",
+        "roc": "Roc",
+        "shadows": "Shadows train_shadows",
+        "tradeoff": "gaussian_delta gaussian_epsilon gaussian_mu least_false_positives",
+    }.items()
+    for name in names.split()
 }
 
 __all__ = [

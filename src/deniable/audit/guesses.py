@@ -14,7 +14,6 @@ from scipy import special
 
 from deniable.audit.estimators import Family, LowerBound, check
 from deniable.audit.tradeoff import (
-    HALVINGS,
     MOST,
     gaussian_epsilon,
     gaussian_mu,
@@ -134,18 +133,11 @@ def one_run_probability(
     def least(rate: float) -> float:
         return least_false_positives(claim, rate)
 
-    if not _refuted(canaries, guesses, correct, least, 1 - 1e-9):
-        return 1.0
-    low, high = math.log(1e-12), 0.0
-    if _refuted(canaries, guesses, correct, least, 1e-12):
-        return 1e-12
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        if _refuted(canaries, guesses, correct, least, math.exp(middle)):
-            high = middle
-        else:
-            low = middle
-    return math.exp(high)
+    def refuted(surprise: float) -> bool:
+        error = min(math.exp(-surprise), 1 - 1e-9)
+        return _refuted(canaries, guesses, correct, least, error)
+
+    return math.exp(-largest(refuted, -math.log(1e-12)))
 
 
 def right_guesses(coins: ArrayLike, scores: ArrayLike, guesses: int) -> tuple[int, int]:
