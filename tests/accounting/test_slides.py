@@ -7,20 +7,20 @@ import math
 import pytest
 
 from deniable.accounting import ACCOUNTANTS
-from deniable.accounting.slides import DELTA, EVENT, NOISE, RATE, RUNGS, STEPS, step, strong
+from deniable.accounting.slides import DELTA, EVENT, NOISE, RATE, SLIDES, STEPS, step, strong
 from oracles.composition import optimal_delta
 from oracles.privacy_curves import epsilon_at, gaussian_delta, sampled_gaussian_delta
 
 
 def test_what_the_slides_print_is_printed_beside_what_their_formulas_give() -> None:
-    printed = {rung.accountant: rung.printed for rung in RUNGS}
+    printed = {slide.accountant: slide.printed for slide in SLIDES}
     assert printed == {"basic": "12,000", "strong": "360", "amplified": "10", "moments": "1.25"}
-    assert [round(rung.given.epsilon, 1) for rung in RUNGS] == [11996.3, 407.0, 8.1, 2.4]
+    assert [round(slide.given.epsilon, 1) for slide in SLIDES] == [11996.3, 407.0, 8.1, 2.4]
 
 
 def test_the_notes_on_the_figures_are_right() -> None:
     """Each number in a note, computed."""
-    basic, strong_, amplified, moments = (rung.note for rung in RUNGS)
+    basic, strong_, amplified, moments = (slide.note for slide in SLIDES)
     exact = epsilon_at(lambda epsilon: gaussian_delta(NOISE, epsilon), DELTA)
     assert f"{exact:.2f}" == "0.93" and "0.93" in basic
     per_step = step(NOISE, DELTA).epsilon

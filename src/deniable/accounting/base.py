@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from typing import final
 
-from deniable.accounting.tally import SingleEvent, check_delta, is_noiseless, tally
+from deniable.accounting.tally import TalliedEvent, check_delta, is_noiseless, tally
 from deniable.events import Event
 
 
@@ -29,5 +29,5 @@ class Counting(ABC):
         return self._of_counts(counts, delta) if counts else 0.0
 
     @abstractmethod
-    def _of_counts(self, counts: Counter[SingleEvent], delta: float) -> float:
+    def _of_counts(self, counts: Counter[TalliedEvent], delta: float) -> float:
         """The same for releases that all have noise, at least one of them."""

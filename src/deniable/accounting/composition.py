@@ -17,7 +17,7 @@ import numpy as np
 from deniable.accounting.base import Counting
 from deniable.accounting.gaussian import gaussian_epsilon
 from deniable.accounting.sampled import pairs
-from deniable.accounting.tally import SingleEvent, is_pure
+from deniable.accounting.tally import TalliedEvent, is_pure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +45,7 @@ class BasicAccountant(Counting):
     name = "basic"
     summary = "adds up the steps, as if every one went as badly as it can"
 
-    def _of_counts(self, counts: Counter[SingleEvent], delta: float) -> float:
+    def _of_counts(self, counts: Counter[TalliedEvent], delta: float) -> float:
         """Epsilons at their shares of delta, added up."""
         return _basic(_Releases.of(counts), delta)
 
@@ -69,7 +69,7 @@ class StrongAccountant(Counting):
     name = "strong"
     summary = "hardly all steps go badly; but of each it knows epsilon and delta only"
 
-    def _of_counts(self, counts: Counter[SingleEvent], delta: float) -> float:
+    def _of_counts(self, counts: Counter[TalliedEvent], delta: float) -> float:
         """Epsilons at their shares of delta, composed by theorem 3.5."""
         return _strong(_Releases.of(counts), delta)
 
@@ -95,7 +95,7 @@ class AmplifiedAccountant(Counting):
     name = "amplified"
     summary = "the same, of steps that tell less because each sees a random batch"
 
-    def _of_counts(self, counts: Counter[SingleEvent], delta: float) -> float:
+    def _of_counts(self, counts: Counter[TalliedEvent], delta: float) -> float:
         """The same, each amplified by its sampling before."""
         return _amplified(_Releases.of(counts), delta)
 
@@ -110,7 +110,7 @@ class _Releases:
     count: Array
 
     @classmethod
-    def of(cls, counts: Counter[SingleEvent]) -> _Releases:
+    def of(cls, counts: Counter[TalliedEvent]) -> _Releases:
         rows = [(*_worst(event), is_pure(event), count) for event, count in counts.items()]
         return cls(*np.array(rows, float).T[..., None])
 
@@ -133,7 +133,7 @@ class _Releases:
         return found
 
 
-def _worst(event: SingleEvent) -> tuple[float, float]:
+def _worst(event: TalliedEvent) -> tuple[float, float]:
     """The chance to be drawn, and the noise over the furthest that a drawn unit moves the sum."""
     possible = [pair for probability, pair in pairs(event) if probability]
     noises = [each.noise / 2 if each.kind == "replaced" else each.noise for each in possible]

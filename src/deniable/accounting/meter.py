@@ -11,7 +11,7 @@ import numpy as np
 
 from deniable.accounting.accountants import accountant_named
 from deniable.accounting.pld import ROUNDING, coarse_interval, is_composable, single
-from deniable.accounting.tally import SingleEvent, check_delta, tally
+from deniable.accounting.tally import TalliedEvent, check_delta, tally
 from deniable.events import Event
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Meter:
         return min(self._most, found)
 
 
-def _directions(whole: Counter[SingleEvent], tail: float) -> tuple[_Direction, ...]:
+def _directions(whole: Counter[TalliedEvent], tail: float) -> tuple[_Direction, ...]:
     """Removing a unit and adding one: either may lose more."""
     interval = coarse_interval(whole)
     found = {event: single(event, interval) for event in whole}
@@ -131,8 +131,8 @@ class _Direction:
 
     def __init__(
         self,
-        losses: dict[SingleEvent, _Losses],
-        whole: Counter[SingleEvent],
+        losses: dict[TalliedEvent, _Losses],
+        whole: Counter[TalliedEvent],
         interval: float,
         tail: float,
     ) -> None:
@@ -147,7 +147,7 @@ class _Direction:
         self._size = next_fast_len(max(high - low + 1, longest), real=True)
         self._transforms = {event: self._transform(each) for event, each in losses.items()}
 
-    def epsilon(self, counts: Counter[SingleEvent], delta: float) -> float:
+    def epsilon(self, counts: Counter[TalliedEvent], delta: float) -> float:
         """The least epsilon at which the composed loss exceeds it by `delta` at most."""
         low, high = self._window(counts)
         composed = np.exp(sum(count * self._transforms[each] for each, count in counts.items()))
@@ -165,7 +165,7 @@ class _Direction:
         transform[transform == 0] = np.finfo(np.float64).tiny
         return np.log(transform)
 
-    def _window(self, counts: Counter[SingleEvent]) -> tuple[int, int]:
+    def _window(self, counts: Counter[TalliedEvent]) -> tuple[int, int]:
         """Places outside of which the composed loss has mass `tail` at most (Chernoff).
 
         It widens with every count, so what is inside for the whole is so for its parts.

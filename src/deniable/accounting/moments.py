@@ -11,7 +11,7 @@ import numpy as np
 
 from deniable.accounting.base import Counting
 from deniable.accounting.rdp import ORDERS, ROUNDING
-from deniable.accounting.tally import SingleEvent, split
+from deniable.accounting.tally import TalliedEvent, split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,14 +44,14 @@ class MomentsAccountant(Counting):
     name = "moments"
     summary = "follows the true loss of sampled noise, by its moments of whole order"
 
-    def _of_counts(self, counts: Counter[SingleEvent], delta: float) -> float:
+    def _of_counts(self, counts: Counter[TalliedEvent], delta: float) -> float:
         """Moments added up, and their tail bounded at the best order."""
         logarithms = sum(count * _log_moments(each) for each, count in counts.items())
         return float(np.min((logarithms + math.log(1 / delta)) / np.array(MOMENTS)))
 
 
 @functools.lru_cache(maxsize=256)
-def _log_moments(event: SingleEvent) -> NDArray[np.float64]:
+def _log_moments(event: TalliedEvent) -> NDArray[np.float64]:
     """`alpha(l)` of one release for every `l` of `MOMENTS`.
 
     With `q` the rate, `s` the noise multiplier and `n = l + 1`, the moment is the mean over a

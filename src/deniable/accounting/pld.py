@@ -13,7 +13,7 @@ from deniable.accounting import sampled
 from deniable.accounting.base import Counting
 from deniable.accounting.gaussian import gaussian_epsilon
 from deniable.accounting.rdp import RdpAccountant
-from deniable.accounting.tally import SingleEvent, is_noiseless, noise_of
+from deniable.accounting.tally import TalliedEvent, is_noiseless, noise_of
 from deniable.events import GaussianEvent, RepeatAndSelectEvent
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class PldAccountant(Counting):
     name = "pld"
     summary = "keeps the whole distribution of the loss: all but rounding"
 
-    def _of_counts(self, counts: Counter[SingleEvent], delta: float) -> float:
+    def _of_counts(self, counts: Counter[TalliedEvent], delta: float) -> float:
         """Loss distributions composed, and never above the RDP bound."""
         bound = RdpAccountant()._of_counts(counts, delta)
         if bound == math.inf:
@@ -70,7 +70,7 @@ class PldAccountant(Counting):
         return float(min(bound, tight)) if tight >= 0 else bound
 
 
-def is_composable(counts: Counter[SingleEvent], delta: float) -> bool:
+def is_composable(counts: Counter[TalliedEvent], delta: float) -> bool:
     """Whether loss distributions are known, and the Fourier transforms fine enough for them."""
     if any(isinstance(each, RepeatAndSelectEvent) for each in counts):
         return False
@@ -79,12 +79,12 @@ def is_composable(counts: Counter[SingleEvent], delta: float) -> bool:
     return exact and not is_noiseless(counts) and _affordable(0, counts) <= COARSEST_INTERVAL
 
 
-def _whole_noise(counts: Counter[SingleEvent]) -> float:
+def _whole_noise(counts: Counter[TalliedEvent]) -> float:
     """The noise of the one Gaussian release that many on the whole data amount to."""
     return 1 / math.sqrt(sum(count / noise_of(event) ** 2 for event, count in counts.items()))
 
 
-def _interval(counts: Counter[SingleEvent], bound: float) -> float:
+def _interval(counts: Counter[TalliedEvent], bound: float) -> float:
     """The grid of the privacy loss: fine beside the loss of one release, and beside epsilon.
 
     Connecting the dots adds at most `interval^2 / 4` to the variance of the loss of each release,
@@ -97,12 +97,12 @@ def _interval(counts: Counter[SingleEvent], bound: float) -> float:
     return _affordable(fitted, counts)
 
 
-def coarse_interval(counts: Counter[SingleEvent]) -> float:
+def coarse_interval(counts: Counter[TalliedEvent]) -> float:
     """A grid for quick looks: it adds some 0.3% to epsilon, and contains every coarser one."""
     return _affordable(math.sqrt(_variance(counts) / counts.total()) / 4, counts)
 
 
-def _affordable(interval: float, counts: Counter[SingleEvent]) -> float:
+def _affordable(interval: float, counts: Counter[TalliedEvent]) -> float:
     """The interval, or a wider one if that takes too many points, as a power of two."""
     possible = [
         (count * probability, pair)
@@ -116,7 +116,7 @@ def _affordable(interval: float, counts: Counter[SingleEvent]) -> float:
     return float(2.0 ** math.floor(math.log2(max(interval, alone, composed, FINEST_INTERVAL))))
 
 
-def _variance(counts: Counter[SingleEvent]) -> float:
+def _variance(counts: Counter[TalliedEvent]) -> float:
     """The variance of the composed privacy loss, roughly."""
     return sum(
         count * probability * _loss_variance(pair)
@@ -146,13 +146,13 @@ def _loss(pair: sampled.Pair, deviations: float) -> float:
 
 @functools.lru_cache(maxsize=32)
 def _composed(
-    items: tuple[tuple[SingleEvent, int], ...], interval: float
+    items: tuple[tuple[TalliedEvent, int], ...], interval: float
 ) -> PrivacyLossDistribution:
     distributions = [single(event, interval).self_compose(count) for event, count in items]
     return functools.reduce(lambda left, right: left.compose(right), distributions)
 
 
 @functools.lru_cache(maxsize=64)
-def single(event: SingleEvent, interval: float) -> PrivacyLossDistribution:
+def single(event: TalliedEvent, interval: float) -> PrivacyLossDistribution:
     """The loss of one release, on a grid of multiples of `interval`."""
     return sampled.losses(event, interval)

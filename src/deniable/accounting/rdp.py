@@ -15,7 +15,7 @@ import numpy as np
 from deniable.accounting.base import Counting
 from deniable.accounting.sampled import pairs
 from deniable.accounting.selection import selected
-from deniable.accounting.tally import SingleEvent, is_pure, noise_of, tally
+from deniable.accounting.tally import TalliedEvent, is_pure, noise_of, tally
 from deniable.events import RepeatAndSelectEvent
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class RdpAccountant(Counting):
     name = "rdp"
     summary = "the same at fractional orders too, with a sharper last step"
 
-    def _of_counts(self, counts: Counter[SingleEvent], delta: float) -> float:
+    def _of_counts(self, counts: Counter[TalliedEvent], delta: float) -> float:
         """Divergences added up, and converted at the best order."""
         from dp_accounting.rdp import compute_epsilon
 
@@ -63,7 +63,7 @@ class RdpAccountant(Counting):
         return found
 
 
-def _composed(counts: Counter[SingleEvent]) -> NDArray[np.float64]:
+def _composed(counts: Counter[TalliedEvent]) -> NDArray[np.float64]:
     total: NDArray[np.float64] = sum(
         (count * _divergences(each) for each, count in counts.items()), np.zeros(len(ORDERS))
     )
@@ -71,7 +71,7 @@ def _composed(counts: Counter[SingleEvent]) -> NDArray[np.float64]:
 
 
 @functools.lru_cache(maxsize=256)
-def _divergences(event: SingleEvent) -> NDArray[np.float64]:
+def _divergences(event: TalliedEvent) -> NDArray[np.float64]:
     """The Renyi divergence of one release at every order of `ORDERS`."""
     if isinstance(event, RepeatAndSelectEvent):
         return selected(_ORDERS, _composed(tally(event.event)), event.mean, event.shape)

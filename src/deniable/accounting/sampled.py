@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from deniable.accounting.tally import SingleEvent
+from deniable.accounting.tally import TalliedEvent
 from deniable.errors import UnknownEventError
 from deniable.events import (
     GaussianEvent,
@@ -70,7 +70,7 @@ class Pair:
     noise: float
 
 
-def pairs(event: SingleEvent) -> list[tuple[float, Pair]]:
+def pairs(event: TalliedEvent) -> list[tuple[float, Pair]]:
     """The pairs that a release is one of, each with its probability.
 
     Raises:
@@ -104,7 +104,7 @@ def pairs(event: SingleEvent) -> list[tuple[float, Pair]]:
     raise UnknownEventError(f"What {event!r} tells about a unit is not known.")
 
 
-def losses(event: SingleEvent, interval: float) -> PrivacyLossDistribution:
+def losses(event: TalliedEvent, interval: float) -> PrivacyLossDistribution:
     """The privacy loss of one release, rounded up to multiples of `interval`."""
     (_, first), *rest = pairs(event)
     found = _losses(first, interval)

@@ -49,7 +49,7 @@ def moments(rate: float, noise: float, steps: int, delta: float) -> Spent:
 
 
 @dataclass(frozen=True)
-class Rung:
+class Slide:
     """One slide.
 
     Attributes:
@@ -67,8 +67,8 @@ class Rung:
     note: str
 
 
-RUNGS = (
-    Rung(
+SLIDES = (
+    Slide(
         "basic",
         "T ε",
         basic(NOISE, STEPS, DELTA),
@@ -77,7 +77,7 @@ RUNGS = (
         "the logarithm, and the theorem behind it stops at epsilon 1; here the exact epsilon of a "
         "step is even smaller, 0.93.",
     ),
-    Rung(
+    Slide(
         "strong",
         "ε √(T log 1/δ)",
         strong(NOISE, STEPS, DELTA),
@@ -86,7 +86,7 @@ RUNGS = (
         "out a factor √2 and the term T ε (e^ε - 1)/(e^ε + 1), which for steps at 1.2 is 6,441 and "
         "dwarfs the rest: of steps about which only (ε, δ) is known, nothing near 360 follows.",
     ),
-    Rung(
+    Slide(
         "amplified",
         "2qε √(T log 1/δ)",
         amplified(RATE, NOISE, STEPS, DELTA),
@@ -94,7 +94,7 @@ RUNGS = (
         "The formula gives 8.1. With the delta of a sampled step, qδ, in the logarithm it gives "
         "9.6, which rounds to 10. The epsilon of a sampled step, 2qε, holds up to ε = 1.25 only.",
     ),
-    Rung(
+    Slide(
         "moments",
         "2qε √T",
         moments(RATE, NOISE, STEPS, DELTA),

@@ -26,7 +26,7 @@ from deniable.events import (
 )
 from deniable.units import Neighbouring
 
-SingleEvent = (
+TalliedEvent = (
     UnsampledEvent
     | PoissonSampledEvent
     | TruncatedPoissonSampledEvent
@@ -39,7 +39,7 @@ SingleEvent = (
 LEAST_NOISE, MOST_NOISE = 1e-4, 1e7
 
 
-def tally(event: Event) -> Counter[SingleEvent]:
+def tally(event: Event) -> Counter[TalliedEvent]:
     """How often each single release occurs in `event`; composition does not depend on the order.
 
     - Releases that depend on no data (a sampling rate or an epsilon of 0) are left out.
@@ -58,8 +58,8 @@ def tally(event: Event) -> Counter[SingleEvent]:
     return _tally(event, neighbouring_of(event))
 
 
-def _tally(event: Event, neighbouring: Neighbouring) -> Counter[SingleEvent]:
-    counts: Counter[SingleEvent] = Counter()
+def _tally(event: Event, neighbouring: Neighbouring) -> Counter[TalliedEvent]:
+    counts: Counter[TalliedEvent] = Counter()
     epochs: set[ShuffledEvent] = set()
     for each, times in singles(event):
         match each:
@@ -96,11 +96,11 @@ def _under(neighbouring: Neighbouring, event: UnsampledEvent) -> UnsampledEvent:
     return type(event)(1 / noise if isinstance(event, PureEvent) else noise, neighbouring)
 
 
-def _composed(counts: Counter[SingleEvent]) -> ComposedEvent:
+def _composed(counts: Counter[TalliedEvent]) -> ComposedEvent:
     return ComposedEvent(tuple(SelfComposedEvent(each, times) for each, times in counts.items()))
 
 
-def split(event: SingleEvent) -> tuple[float, float]:
+def split(event: TalliedEvent) -> tuple[float, float]:
     """The sampling rate and the noise multiplier of a release, where these say all about it.
 
     Raises:
@@ -118,7 +118,7 @@ def split(event: SingleEvent) -> tuple[float, float]:
     )
 
 
-def noise_of(event: SingleEvent) -> float:
+def noise_of(event: TalliedEvent) -> float:
     """The noise multiplier of a release, for the relation that it is stated under.
 
     Of one of which only epsilon is known, that of the Laplace noise which would have it; of the
@@ -130,12 +130,12 @@ def noise_of(event: SingleEvent) -> float:
     return 1 / released.epsilon if isinstance(released, PureEvent) else released.noise_multiplier
 
 
-def is_pure(event: SingleEvent) -> bool:
+def is_pure(event: TalliedEvent) -> bool:
     """Whether a release is private with delta 0, at epsilon `1 / noise_of(event)`."""
     return isinstance(event, LaplaceEvent | PureEvent)
 
 
-def is_noiseless(counts: Counter[SingleEvent]) -> bool:
+def is_noiseless(counts: Counter[TalliedEvent]) -> bool:
     """Whether a sum was released bare, or as good as bare, so that no finite epsilon is stated."""
     return any(noise_of(event) < LEAST_NOISE for event in counts)
 

@@ -66,19 +66,19 @@ def audit(path: Path, say: Say = lambda _: None) -> Audit:
         CheckpointError: its model or its canaries are damaged.
     """
     folder = RunFolder(path)
-    subject = _Subject.of(folder)
+    audited = _Audited.of(folder)
     findings: list[Finding] = []
-    tests = subject.tests()
-    for name, run in subject.checks(tests):
+    tests = audited.tests()
+    for name, run in audited.checks(tests):
         say(name)
         findings += run()
-    found = Audit(tuple(findings), subject.claim.epsilon, subject.claim.delta, subject.roc())
+    found = Audit(tuple(findings), audited.claim.epsilon, audited.claim.delta, audited.roc())
     write_json(folder.audit, found.to_json())
     return found
 
 
 @dataclass(frozen=True)
-class _Subject:
+class _Audited:
     """A run, with all that its audit needs."""
 
     folder: RunFolder
@@ -91,7 +91,7 @@ class _Subject:
     canaries: dict[str, Tensor]
 
     @classmethod
-    def of(cls, folder: RunFolder) -> _Subject:
+    def of(cls, folder: RunFolder) -> _Audited:
         record = folder.read("run_id", "settings", "plan", "data")
         settings, plan = Settings.from_json(record["settings"]), Plan.from_json(record["plan"])
         if not plan.noise_multiplier:

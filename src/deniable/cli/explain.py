@@ -14,7 +14,7 @@ from rich.table import Table
 from deniable import words
 from deniable.accounting import spent
 from deniable.accounting.ladder import Rung, ladder
-from deniable.accounting.slides import DELTA, EVENT, NOISE, RUNGS, STEPS
+from deniable.accounting.slides import DELTA, EVENT, NOISE, SLIDES, STEPS
 from deniable.cli import options, stating
 from deniable.errors import PlanError
 from deniable.plan import Plan, Schedule
@@ -140,23 +140,23 @@ def _print_slides(console: Console) -> None:
     made.add_column("", style="bold")
     for name in ("printed", "their formula", "gives", "at delta", "what holds"):
         made.add_column(name, justify="left" if name == "their formula" else "right", no_wrap=True)
-    for rung in RUNGS:
-        holds = spent(EVENT, rung.given.delta, rung.accountant).epsilon
+    for slide in SLIDES:
+        holds = spent(EVENT, slide.given.delta, slide.accountant).epsilon
         made.add_row(
-            rung.accountant,
-            rung.printed,
-            rung.formula,
-            f"{rung.given.epsilon:,.4g}"
-            if rung.given.epsilon < 1000
-            else f"{rung.given.epsilon:,.0f}",
-            f"{rung.given.delta:g}",
+            slide.accountant,
+            slide.printed,
+            slide.formula,
+            f"{slide.given.epsilon:,.4g}"
+            if slide.given.epsilon < 1000
+            else f"{slide.given.epsilon:,.0f}",
+            f"{slide.given.delta:g}",
             words.rounded_up(holds),
         )
     console.print()
     console.print(made)
     stating.say(console, FORMULAS)
-    for rung in RUNGS:
-        stating.say(console, f"{rung.accountant}: {rung.note}")
+    for slide in SLIDES:
+        stating.say(console, f"{slide.accountant}: {slide.note}")
 
 
 def _as_json(plan: Plan, found: tuple[Rung, ...], of_slides: bool) -> dict[str, Any]:
@@ -173,14 +173,14 @@ def _as_json(plan: Plan, found: tuple[Rung, ...], of_slides: bool) -> dict[str, 
     }
     if of_slides:
         values["slides"] = {
-            rung.accountant: {
-                "printed": rung.printed,
-                "formula": rung.formula,
-                "epsilon": rung.given.epsilon,
-                "delta": rung.given.delta,
-                "holds": spent(EVENT, rung.given.delta, rung.accountant).epsilon,
-                "note": rung.note,
+            slide.accountant: {
+                "printed": slide.printed,
+                "formula": slide.formula,
+                "epsilon": slide.given.epsilon,
+                "delta": slide.given.delta,
+                "holds": spent(EVENT, slide.given.delta, slide.accountant).epsilon,
+                "note": slide.note,
             }
-            for rung in RUNGS
+            for slide in SLIDES
         }
     return values

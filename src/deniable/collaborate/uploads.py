@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from deniable.collaborate import selection
+from deniable.collaborate import coordinates
 from deniable.collaborate.links import Message
 from deniable.collaborate.packing import packed, unpacked
 
@@ -45,11 +45,11 @@ class Upload:
         flat = torch.cat([each.detach().cpu().reshape(-1).float() for each in values.values()])
         if self._left_out is not None:
             flat += self._left_out
-        places = selection.largest(flat, self.share)
+        places = coordinates.largest(flat, self.share)
         chosen = flat[places]
         if self.carry:
             self._left_out = flat.index_fill(0, places, 0.0)
-        coded = torch.frombuffer(bytearray(selection.written(places)), dtype=torch.uint8)
+        coded = torch.frombuffer(bytearray(coordinates.written(places)), dtype=torch.uint8)
         says["places"] = len(coded)
         return Message(says, torch.cat([coded, packed([chosen])]))
 
@@ -72,7 +72,7 @@ def opened(message: Message, parameters: Mapping[str, Tensor]) -> dict[str, Tens
     coded = message.says.get("places")
     if coded is None:
         return unpacked(message.block, like)
-    places = selection.read(message.block[:coded].numpy().tobytes())
+    places = coordinates.read(message.block[:coded].numpy().tobytes())
     count = sum(math.prod(each.shape) for each in like.values())
     values = unpacked(message.block[coded:], {"chosen": torch.empty(len(places), device=meta)})
     flat = torch.zeros(count).index_copy_(0, places, values["chosen"])

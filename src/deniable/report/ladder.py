@@ -10,7 +10,7 @@ import numpy as np
 
 from deniable import words
 from deniable.accounting.ladder import ladder
-from deniable.accounting.slides import RUNGS
+from deniable.accounting.slides import SLIDES
 from deniable.canvas import MUTED, figure_file
 from deniable.errors import SettingsError
 from deniable.events import Event
@@ -70,7 +70,7 @@ def _title(delta: float, with_slides: bool) -> str:
     title = f"epsilon at delta {words.scientific(delta)}"
     if not with_slides:
         return title
-    deltas = ", ".join(f"{rung.given.delta:g}" for rung in RUNGS)
+    deltas = ", ".join(f"{slide.given.delta:g}" for slide in SLIDES)
     return f"{title}; what the slides print is for deltas of {deltas}"
 
 
@@ -127,12 +127,12 @@ def _apart(ends: Mapping[str, float], gap: float) -> dict[str, float]:
 
 def _mark_slides(axes: Axes, steps: int) -> None:
     """What the slides print at the last step, each at its own delta."""
-    for rung in RUNGS:
-        value = float(rung.printed.replace(",", ""))
+    for slide in SLIDES:
+        value = float(slide.printed.replace(",", ""))
         axes.plot([steps], [value], marker="o", markersize=6, markerfacecolor="white",
-                  markeredgecolor=_COLOURS[rung.accountant], clip_on=False, zorder=5)  # fmt: skip
+                  markeredgecolor=_COLOURS[slide.accountant], clip_on=False, zorder=5)  # fmt: skip
         axes.annotate(
-            f"slides: {rung.printed}",
+            f"slides: {slide.printed}",
             (steps, value),
             xytext=(-9, 5),
             textcoords="offset points",

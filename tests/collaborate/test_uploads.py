@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deniable.collaborate import Local
-from deniable.collaborate.selection import largest, read, written
+from deniable.collaborate.coordinates import largest, read, written
 from deniable.collaborate.uploads import Upload, opened
 from deniable.errors import SettingsError
 
