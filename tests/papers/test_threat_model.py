@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from deniable.papers import Results
+from deniable.papers.attacked_models import PLAIN, PRIVATE, plain, private
 from deniable.papers.attacks import attack, filled, trained
 from deniable.papers.encoded import encode, image
+from deniable.papers.inversion import INVERSION
 from deniable.papers.points import Attacked, Named
 from deniable.papers.rare import rare_examples
-from deniable.papers.recovered import INVERSION
 from deniable.papers.threat_model import MEMBERSHIP, THREAT_MODEL
-from deniable.papers.victims import PLAIN, PRIVATE, plain, private
 
 
 def rows(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:

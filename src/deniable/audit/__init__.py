@@ -13,7 +13,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deniable.audit.drawing import probabilities_of, sampling_of
     from deniable.audit.estimators import Family, LowerBound, from_rates, from_scores
     from deniable.audit.findings import Audit, Finding
     from deniable.audit.gate import audit
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from deniable.audit.membership import Candidates, membership_inference
     from deniable.audit.one_run import example_canaries, gradient_canaries
     from deniable.audit.roc import Roc
+    from deniable.audit.sampling import probabilities_of, sampling_of
     from deniable.audit.shadows import Shadows, train_shadows
     from deniable.audit.tradeoff import (
         gaussian_delta,
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 _HOME = {
     name: module
     for module, names in {
-        "drawing": "probabilities_of sampling_of",
         "estimators": "Family LowerBound from_rates from_scores",
         "findings": "Audit Finding",
         "gate": "audit",
@@ -55,6 +54,7 @@ _HOME = {
         "membership": "Candidates membership_inference",
         "one_run": "example_canaries gradient_canaries",
         "roc": "Roc",
+        "sampling": "probabilities_of sampling_of",
         "shadows": "Shadows train_shadows",
         "tradeoff": "gaussian_delta gaussian_epsilon gaussian_mu least_false_positives",
     }.items()

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from deniable import checkpoint
 from deniable.accounting import privacy_curve
-from deniable.audit.drawing import sampling_of
 from deniable.audit.findings import Audit, Finding
 from deniable.audit.mechanism import (
     Mechanism,
@@ -34,6 +33,7 @@ from deniable.audit.one_run import (
     gradient_canaries,
 )
 from deniable.audit.roc import Roc
+from deniable.audit.sampling import sampling_of
 from deniable.audit.sequences import losses
 from deniable.claim import Claim
 from deniable.data import Dataset

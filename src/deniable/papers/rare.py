@@ -11,16 +11,16 @@ from deniable.audit.pictures import (
     case_strips,
     draw_sheet,
 )
-from deniable.papers.claims import Claim, Experiment, Verdict
-from deniable.papers.encoded import image
-from deniable.papers.points import Attacked, Named
-from deniable.papers.results import Results
-from deniable.papers.victims import (
+from deniable.papers.attacked_models import (
     QUICK_PLAIN,
     QUICK_PRIVATE,
     plain,
     private,
 )
+from deniable.papers.claims import Claim, Experiment, Verdict
+from deniable.papers.encoded import image
+from deniable.papers.points import Attacked, Named
+from deniable.papers.results import Results
 from deniable.words import percent, rounded_up
 
 

@@ -9,12 +9,7 @@ from deniable.audit.pictures import (
     draw_curves,
 )
 from deniable.audit.roc import ATTACKS, NO_GUARANTEE
-from deniable.papers.claims import Claim, Experiment, Paper, Verdict
-from deniable.papers.points import Attacked, Named
-from deniable.papers.rare import rare_examples
-from deniable.papers.recovered import INVERSION
-from deniable.papers.results import Results, Row
-from deniable.papers.victims import (
+from deniable.papers.attacked_models import (
     PLAIN,
     PRIVATE,
     QUICK_PLAIN,
@@ -22,6 +17,11 @@ from deniable.papers.victims import (
     plain,
     private,
 )
+from deniable.papers.claims import Claim, Experiment, Paper, Verdict
+from deniable.papers.inversion import INVERSION
+from deniable.papers.points import Attacked, Named
+from deniable.papers.rare import rare_examples
+from deniable.papers.results import Results, Row
 from deniable.words import percent, rounded_up
 
 BEST = "lira"  # named beforehand: the best of five would be chosen by its luck too

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.planted import BUGS
-from deniable.audit.drawing import probabilities_of, sampling_of
+from deniable.audit.sampling import probabilities_of, sampling_of
 from deniable.plan import Plan
 from deniable.sampling import FixedSizeSampler, PoissonSampler, Sampler, ShuffledSampler
 

@@ -10,11 +10,7 @@ from deniable.audit.pictures import (
     Strip,
     draw_sheet,
 )
-from deniable.papers.claims import Claim, Experiment, Verdict
-from deniable.papers.encoded import image
-from deniable.papers.points import Attacked, Named
-from deniable.papers.results import Results, Row
-from deniable.papers.victims import (
+from deniable.papers.attacked_models import (
     PLAIN,
     PRIVATE,
     QUICK_PLAIN,
@@ -22,6 +18,10 @@ from deniable.papers.victims import (
     plain,
     private,
 )
+from deniable.papers.claims import Claim, Experiment, Verdict
+from deniable.papers.encoded import image
+from deniable.papers.points import Attacked, Named
+from deniable.papers.results import Results, Row
 from deniable.words import percent, rounded_up
 
 
