@@ -65,6 +65,13 @@ def test_a_claim_has_no_verdict_before_all_that_it_rests_on_was_run(tmp_path: Pa
     assert claim.verdict(enough).word == "agrees"
 
 
+def test_points_are_found_by_their_number_where_there_are_enough(tmp_path: Path) -> None:
+    results = Results(tmp_path / "some.json", {"k=8": {}, "c=k=1": {}, "k=0.5": {}})
+    assert results.numbered("k=", least=2) == {0.5: "k=0.5", 8.0: "k=8"}
+    with pytest.raises(KeyError):
+        results.numbered("k=")
+
+
 @pytest.mark.parametrize(("paper", "experiment"), EXPERIMENTS, ids=IDS)
 def test_the_pages_say_why_something_differs(paper: Paper, experiment: Experiment) -> None:
     pages = Path(__file__).parents[2] / "docs" / "papers"

@@ -95,14 +95,9 @@ def _no_effect(results: Results) -> Verdict:
     )
 
 
-def _late(results: Results, name: str) -> list[float]:
-    rows = results.curve(name, "step")
-    return [accuracy for _, accuracy in rows[len(rows) // 2 :]]
-
-
 def _stabilises(results: Results) -> Verdict:
     names = _of("k", results)
-    first, last = (pstdev(_late(results, name)) for name in (names[0], names[-1]))
+    first, last = (pstdev(results.late(name, "step")) for name in (names[0], names[-1]))
     return Verdict(
         last < first,
         f"accuracy over the second half deviates by {percent(first, 2)} with {names[0]}, by "
@@ -116,7 +111,7 @@ def _stabilises(results: Results) -> Verdict:
 
 def _lowers(results: Results) -> Verdict:
     names = _of("k", results)
-    found = [fmean(_late(results, name)[-3:]) for name in names]
+    found = [fmean(results.late(name, "step")[-3:]) for name in names]
     return Verdict(
         found[-1] < found[0],
         f"{percent(found[0])} with {names[0]}, {percent(found[-1])} with {names[-1]}",

@@ -74,14 +74,9 @@ def _best_clip(results: Results) -> Verdict:
     return Verdict(best == 4.0, said, LARGER_STEPS if best > 4.0 else "")
 
 
-def _late(results: Results, name: str) -> float:
-    rows = results.curve(name)
-    return pstdev([accuracy for _, accuracy in rows[len(rows) // 2 :]])
-
-
 def _unstable(results: Results) -> Verdict:
     names = list(results.numbered("noise ").values())
-    first, last = _late(results, names[0]), _late(results, names[-1])
+    first, last = (pstdev(results.late(name)) for name in (names[0], names[-1]))
     why = (
         f"More noise ends lower here, {percent(results.accuracy(names[-1]))} with {names[-1]}, and "
         "as steadily: a mean over a batch of 256 has little of the noise left. A smaller batch, "

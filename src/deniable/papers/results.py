@@ -132,6 +132,11 @@ class Results:
         rows = self[name]["history"]
         return [(row[x], row[y]) for row in rows if row[x] is not None and row[y] is not None]
 
+    def late(self, name: str, x: str = "epoch") -> list[float]:
+        """The accuracies of the second half of a training."""
+        rows = self.curve(name, x)
+        return [accuracy for _, accuracy in rows[len(rows) // 2 :]]
+
     def made(self) -> list[Row]:
         """On what the points were made: each machine and version once."""
         found: list[Row] = []
