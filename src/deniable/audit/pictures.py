@@ -27,6 +27,9 @@ COLOURS = (VERMILION, ORANGE, PURPLE, SKY, BLUE)
 BOUND = GREEN
 
 
+FEWEST = 10
+
+
 @dataclass(frozen=True)
 class Curves:
     """One model under attack.
@@ -86,13 +89,16 @@ class Strip:
     title: str = field(default="", kw_only=True)
 
 
-def draw_curves(path: Path, panels: Sequence[Curves], least: float = 1e-4) -> None:
+def draw_curves(path: Path, panels: Sequence[Curves], non_members: int) -> None:
     """ROC curves side by side, with the diagonal of blind guessing and what epsilon allows.
+
+    Axes begin where `FEWEST` are wrongly accused: below, chance alone may carry a curve past what
+    epsilon allows.
 
     Args:
         path: the file to replace; its ending says the form (.svg, .png, .pdf).
         panels: from left to right.
-        least: where both axes begin.
+        non_members: how many could be accused wrongly.
 
     Raises:
         SettingsError: the folder does not exist, or the ending is unknown.
@@ -100,7 +106,7 @@ def draw_curves(path: Path, panels: Sequence[Curves], least: float = 1e-4) -> No
     with figure_file(path, (1.2 + 4.9 * len(panels), 5.0)) as figure:
         found = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, panel in zip(found, panels, strict=True):
-            _curves(axes, panel, least)
+            _curves(axes, panel, min(0.1, FEWEST / non_members))
         found[0].set_ylabel("members rightly accused (true positives)")
 
 

@@ -97,7 +97,7 @@ def membership_command(
     draw_curves(
         path,
         [Curves.of(f"{subject.name}: {NO_GUARANTEE}", found, guarantee)],
-        least=1 / len(found["loss"].non_members),
+        len(found["loss"].non_members),
     )
     if as_json:
         typer.echo(json.dumps(_membership_json(found, guarantee, path), allow_nan=False))

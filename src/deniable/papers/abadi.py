@@ -285,9 +285,8 @@ def _parameters(results: Results, path: Path) -> None:
         panels.append(
             Panel(
                 axis,
-                "accuracy",
+                f"accuracy on {results.data}",
                 [Line("epsilon 2", list(found.items()))],
-                results.data,
                 logarithmic="x",
                 x_at=tuple(found),
                 y_limits=limits,

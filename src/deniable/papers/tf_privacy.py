@@ -246,7 +246,12 @@ def _acceptance(results: Results) -> Panel:
         "accepted below this perplexity per character",
         "training sequences",
         [
-            Line(label, [(row["threshold"], row[name]) for row in curve], marked=False)
+            Line(
+                label,
+                [(row["threshold"], row[name]) for row in curve],
+                marked=False,
+                dashed=name == "both",  # where it is one of the others, that one shows too
+            )
             for name, label in {**NAMES, "both": "by both"}.items()
         ],
         "Accepted sequences",

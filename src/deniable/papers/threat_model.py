@@ -80,7 +80,7 @@ def _draw_membership(results: Results, path: Path) -> None:
         title = "without privacy" if name == PLAIN else f"epsilon {rounded_up(row['epsilon'], 2)}"
         panels.append(Curves(f"{title}: {NO_GUARANTEE}", row["curves"], row["allowed_curve"]))
     others = min(results[name]["non_members"] for name in results)
-    draw_curves(path, panels, least=1 / others)
+    draw_curves(path, panels, others)
 
 
 _SHADOWS = Named("membership", shadows=16)
