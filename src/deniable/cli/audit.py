@@ -73,6 +73,13 @@ def show(found: Audit, console: Console) -> None:
         f"{100 * CONFIDENCE:g}% confidence by itself; the verdict, with {100 * TOGETHER:g}% for "
         "all of them together."
     ]
+    if any(each.claim not in (None, found.claim) for each in found.findings):
+        lines.append(
+            "What is claimed of one step is of that step alone, with everyone in it, which can be "
+            "more than of a run whose steps take few."
+        )
+    if found.lower is None:
+        lines.append("The run itself is measured where it was trained with --audit.")
     for each in found.failed():
         lines.append(f"REFUTED: {each.name}. {each.says}")
     lines.append(verdict(found))
