@@ -46,7 +46,7 @@ def test_what_cannot_be_counted_is_refused(batch: Any) -> None:
     [
         (DataLoader(TensorDataset(torch.zeros(4, 2))), "loader.dataset"),
         ((torch.zeros(4, 2).numpy(), torch.zeros(4).numpy()), "tuple of ndarray"),
-        ({"x": torch.zeros(4, 2)}, "dict of Tensor"),
+        ({"x": torch.zeros(4, 2).numpy()}, "dict of ndarray"),
         (iter([1, 2]), "own-loader"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -792,3 +793,21 @@ def test_a_copy_of_an_attached_model_is_an_ordinary_model() -> None:
             assert mine.grad is not None
             assert its.grad is not None
             torch.testing.assert_close(its.grad, mine.grad)
+
+
+def test_a_session_says_how_far_it_is_and_ends_with_its_block() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    plan = deniable.Plan(8, 8, steps=3, noise_multiplier=1.0, delta=1e-3)
+    with deniable.attach(model, optimizer, plan, run_id="a") as private:
+        for rows in private.batches(torch.ones(8, 2), steps=1):
+            model(rows).mean().backward()
+            optimizer.step()
+        assert re.fullmatch(
+            r"PrivateSession\(run 'a': 1 of 3 steps, clipped to norm 1, "
+            r"epsilon at most [\d.]+ at delta 0.001\)",
+            repr(private),
+        )
+    assert repr(private).endswith("delta 0.001, detached)")
+    with pytest.raises(StepError, match="detached"):
+        next(iter(private.batches(torch.ones(8, 2))))

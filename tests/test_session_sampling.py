@@ -612,3 +612,18 @@ def test_a_batch_without_one_finite_gradient_is_warned_of() -> None:
     with pytest.warns(DeniableWarning, match="its release is noise alone"):
         for batch in private.batches(data, steps=1):
             step(model, optimizer, batch)
+
+
+@pytest.mark.parametrize("loader", [False, True])
+def test_tensors_may_be_given_by_name(loader: bool) -> None:
+    model, optimizer, private = attached(seed=1)
+    other, its_optimizer, its = attached(seed=1)
+    inputs, labels = data()
+    named = {"inputs": inputs, "labels": labels}
+    batches = private.loader(named, steps=12) if loader else private.batches(named)
+    for batch in batches:
+        assert isinstance(batch, dict)
+        step(model, optimizer, (batch["inputs"], batch["labels"]))
+    for batch in its.batches((inputs, labels)):
+        step(other, its_optimizer, batch)
+    torch.testing.assert_close(weights(model), weights(other), rtol=0, atol=1e-6)

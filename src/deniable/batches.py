@@ -207,7 +207,9 @@ def batches(data: Any, drawn: DrawnBatches, workers: int = 0) -> Iterator[tuple[
     for indices in drawn.indices():
         index = torch.from_numpy(indices)
         gathered = tuple(each.index_select(0, index.to(each.device)) for each in tensors)
-        batch = gathered[0] if isinstance(data, Tensor) else gathered
+        batch: Any = gathered[0] if isinstance(data, Tensor) else gathered
+        if isinstance(data, Mapping):
+            batch = dict(zip(data, gathered, strict=True))
         yield drawn.arrived(batch), drawn.unit.augment(batch)
 
 
@@ -228,6 +230,8 @@ def data_loader(data: Any, drawn: DrawnBatches, **arguments: Any) -> DataLoader[
             raise PlanError(f"The plan decides which rows make up a batch; leave out {name}.")
     tensors = tensors_of(data)
     source = data if tensors is None else TensorDataset(*tensors)
+    if isinstance(data, Mapping):
+        source = _Named(data)
     collate = _Collate(source, arguments.pop("collate_fn", None) or default_collate)
     # A loader seeds its workers from torch's global generator, unless it has its own. A model's
     # dropout must not depend on how often the data were begun: a resumed run repeats it.
@@ -235,6 +239,19 @@ def data_loader(data: Any, drawn: DrawnBatches, **arguments: Any) -> DataLoader[
     generator = torch.Generator().manual_seed(int.from_bytes(seed[:8]) >> 1)
     given: dict[str, Any] = {"batch_sampler": drawn, "collate_fn": collate, "generator": generator}
     return DataLoader(source, **(given | arguments))
+
+
+class _Named(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """Tensors by name, as a data set whose rows are dictionaries."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = dict(tensors)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: each[index] for name, each in self.tensors.items()}
 
 
 class _Collate:

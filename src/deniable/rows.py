@@ -43,8 +43,8 @@ def _refuse_no_data_set(data: Any) -> None:
     if isinstance(data, (tuple, Mapping)) and any(hasattr(each, "shape") for each in parts):
         kinds = ", ".join(sorted({type(each).__name__ for each in parts}))
         raise PlanError(
-            f"{expects}, got a {type(data).__name__} of {kinds}. Give one tensor, or a tuple of "
-            "tensors (torch.from_numpy makes them of arrays)."
+            f"{expects}, got a {type(data).__name__} of {kinds}. Give one tensor, or a tuple or "
+            "dictionary of tensors (torch.from_numpy makes them of arrays)."
         )
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
         raise PlanError(
@@ -64,8 +64,10 @@ def tensors_of(data: Any) -> tuple[Tensor, ...] | None:
         return (data,)
     if type(data) is TensorDataset:
         return data.tensors
-    if isinstance(data, (tuple, list)) and data and all(isinstance(each, Tensor) for each in data):
-        return tuple(data)
+    parts = data.values() if isinstance(data, Mapping) else data
+    if isinstance(data, (tuple, list, Mapping)) and data:
+        tensors = tuple(each for each in parts if isinstance(each, Tensor))
+        return tensors if len(tensors) == len(data) else None
     return None
 
 

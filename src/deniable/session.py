@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -245,6 +245,21 @@ class PrivateSession:
         self._loss_scale = LossScale(optimizer)
         self._hook = optimizer.register_step_pre_hook(self._before_step)
 
+    def __repr__(self) -> str:
+        """What it is, and how far: nothing that costs time."""
+        return (
+            f"PrivateSession(run {self.run_id!r}: {self.steps} of {self.plan.steps} steps, "
+            f"{self._bound.in_words}, epsilon at most {self.budget:.4g} at delta "
+            f"{self.plan.delta:g}{', detached' if self._detached else ''})"
+        )
+
+    def __enter__(self) -> Self:
+        """The session itself; it is detached where the block ends."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
+
     def _check_alike(self, seed: int | None) -> None:
         """Ranks that train one model must have been told the same."""
         shapes = {name: list(each.shape) for name, each in self._parameters.items()}
@@ -303,8 +318,8 @@ class PrivateSession:
         """The batches to train on, drawn as the plan says; empty ones included.
 
         Args:
-            data: a tensor, a tuple of tensors (rows are gathered directly), or a map-style
-                data set (read through a DataLoader).
+            data: a tensor, a tuple or dictionary of tensors (rows are gathered directly), or a
+                map-style data set (read through a DataLoader).
             rows: the most rows that are in memory at once; a larger batch comes in pieces, and
                 `optimizer.step()` does nothing until it is whole. None: always whole.
             steps: how many logical batches at most; all that plan and budget have left if not
