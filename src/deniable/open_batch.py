@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from deniable.batches import Piece
 from deniable.bounds import Bound, Gradients, Observed
 from deniable.canaries import Canaries
-from deniable.errors import StepError
+from deniable.errors import DeniableWarning, StepError
 from deniable.gradients import Capture, Groups, exactly
 from deniable.shards import Shards
 from deniable.units import BoundedSum, Sensitivity
@@ -128,6 +129,15 @@ class OpenBatch:
                 self._sums[name] += value
         if len(observed.norms) > units:  # canaries come last
             observed = Observed(observed.norms[:units], observed.factors[:units])
+        # Elsewhere than on the CPU, to look would be to wait for the device.
+        if self._device.type == "cpu" and units > 1 and not bool(observed.factors.any()):
+            warnings.warn(
+                "No gradient of this batch is finite, so that its release is noise alone, and "
+                "costs as much as any. Look at the inputs and the loss, or take a smaller learning "
+                "rate.",
+                DeniableWarning,
+                stacklevel=2,
+            )
         self.observed.append(observed)
         self._unstepped, self._summed = False, 0
 

@@ -91,7 +91,7 @@ def test_sheets_and_curves_are_written_whole(tmp_path: Path) -> None:
     assert curves[1].allowed is not None
     for false, true in curves[1].allowed:
         assert true >= false
-    draw_curves(tmp_path / "curves.svg", curves, least=0.02)
+    draw_curves(tmp_path / "curves.svg", curves, non_members=1_000)
     text = (tmp_path / "curves.svg").read_text(encoding="utf-8")
     assert "LiRA, online" in text
     assert "the most that epsilon allows" in text

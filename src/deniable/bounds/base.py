@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from deniable.errors import DeniableWarning
 from deniable.units import BoundedSum, Sensitivity
 
 Weights = Tensor | Mapping[str, Tensor]
@@ -166,14 +164,6 @@ class Bound(ABC):
         finite = finite_units(norms)
         if finite is not None:
             gradients = gradients.only(finite)
-            if norms.is_cpu and len(norms) and not bool(finite.any()):  # elsewhere it would wait
-                warnings.warn(
-                    "No gradient of this batch is finite, so that its release is noise alone, and "
-                    "costs as much as any. Look at the inputs and the loss, or take a smaller "
-                    "learning rate.",
-                    DeniableWarning,
-                    stacklevel=2,
-                )
         limited = self.limit(gradients)
         ones = torch.ones_like(norms)
         sums = {name: kept(name, each) for name, each in limited.gradients.weighted_sums(ones)}
