@@ -150,24 +150,25 @@ def test_ranks_that_go_on_after_a_crash_are_at_the_same_step(kind: str, tmp_path
     assert 0 < first["epsilon"] < first["spent"]
 
 
-def test_a_state_with_the_noise_of_another_shard_is_refused() -> None:
-    """The same noise in two shards: their difference would have none."""
+ELSEWHERE = "Another rank refused: its message says why."
+
+
+def test_a_shard_takes_up_its_own_state_and_no_other() -> None:
+    """The same noise in two shards: their difference would have none.
+
+    Nor states of different steps, for which a crash between two ranks' writes is enough.
+    """
     first, other = crew(2, another_ranks_state, "fsdp")
     assert [first[0], other[0]] == ["loaded", "loaded"]
     assert "that of rank 0 of 2, and this is rank 1 of 2" in other[1]
     assert "that of rank 1 of 2, and this is rank 0 of 2" in first[2]
-    assert first[1] == other[2] == "Another rank refused: its message says why."
+    assert first[1] == other[2] == ELSEWHERE
+    assert all("All ranks must have the same saved state" in each[3] for each in (first, other))
 
 
-def test_the_state_of_a_replica_that_draws_no_noise_is_not_rank_0s() -> None:
+def test_replicas_take_up_the_state_of_rank_0() -> None:
+    """Which alone draws noise, so that no other's state knows how much is used."""
     first, other = crew(2, another_ranks_state, "replica")
     assert first[:2] == other[:2] == ["loaded", "loaded"]
-    assert "of replicas rank 0 alone draws noise" in first[2]
-    assert other[2] == "Another rank refused: its message says why."
-
-
-@pytest.mark.parametrize("kind", ["fsdp", "replica"])
-def test_states_of_different_steps_are_refused_on_all_ranks(kind: str) -> None:
-    """A crash between two ranks' writes is enough: one would use its noise again."""
-    for said in crew(2, another_ranks_state, kind):
-        assert "All ranks must have the same saved state" in said[3]
+    assert "of replicas rank 0 alone draws noise" in first[2] and other[2] == ELSEWHERE
+    assert all("All ranks must have the same saved state" in each[3] for each in (first, other))
