@@ -115,3 +115,13 @@ def test_a_record_that_lacks_what_is_needed_is_named_with_its_fields(tmp_path: P
     for read in (folder.read, folder.read_complete):
         with pytest.raises(SettingsError, match=r"run\.json lacks settings, plan, or"):
             read("run_id", "settings", "plan")
+
+
+def test_a_damaged_record_leaves_the_ledger_which_is_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.run_json.write_text("{broken")
+    with pytest.raises(SettingsError, match=r"Bring the file back from a copy\.$"):
+        folder.read()
+    folder.ledger.touch()
+    with pytest.raises(SettingsError, match=r"What was released is in .*ledger\.sqlite"):
+        folder.read()

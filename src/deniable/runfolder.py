@@ -209,7 +209,10 @@ class RunFolder:
                 "`deniable train` named with --out."
             ) from None
         except (OSError, ValueError) as problem:
-            raise SettingsError(f"{self.run_json} cannot be read: {problem}.") from problem
+            mend = "Bring the file back from a copy."
+            if self.ledger.exists():
+                mend += f" What was released is in {self.ledger}: `deniable spend` reads that, too."
+            raise SettingsError(f"{self.run_json} cannot be read: {problem}. {mend}") from problem
         if not isinstance(run, dict):
             raise SettingsError(
                 f"{self.run_json} must hold a JSON object, got {type(run).__name__}."
