@@ -1058,6 +1058,8 @@ class Turning(nn.Module):
     def _turned(self, x: Tensor) -> Tensor:
         if self.way == "transpose":
             return x.transpose(0, 1 if self.inside else 0)
+        if self.way == "in place":
+            return x.clone().transpose_(0, 1 if self.inside else 0)
         if self.way == "permute":
             return x.permute((1, 0, 2) if self.inside else (0, 1, 2))
         return torch.einsum("abc->bac" if self.inside else "abc->abc", x)
@@ -1086,6 +1088,7 @@ def loss_of_folding(model: Any, x: Tensor, labels: Tensor) -> Tensor:
 
 TURNS: list[tuple[Callable[[], Any], Callable[..., Tensor]]] = [
     (lambda: Turning("transpose"), loss_of_turning),
+    (lambda: Turning("in place"), loss_of_turning),
     (lambda: Turning("permute"), loss_of_turning),
     (lambda: Turning("einsum"), loss_of_turning),
     (Folding, loss_of_folding),

@@ -84,8 +84,9 @@ MATRIX = {"matmul", "bmm", "baddbmm", "scaled_dot_product_attention"}
 
 # Calls that are told by name and numbers which dimension comes where, whatever the sizes are.
 TURNING = {
-    "transpose", "permute", "movedim", "moveaxis", "swapaxes", "swapdims", "flatten", "unsqueeze",
-    "stack", "cat", "unbind", "einsum",
+    "transpose", "transpose_", "permute", "movedim", "moveaxis", "swapaxes", "swapaxes_",
+    "swapdims", "swapdims_", "flatten", "unsqueeze", "unsqueeze_", "stack", "cat", "unbind",
+    "einsum",
 }  # fmt: skip
 _TURNED = {"T", "mT", "H", "mH"}  # attributes
 
@@ -107,8 +108,6 @@ def turns(func: Callable[..., Any], name: str, args: Any, kwargs: Any) -> str:
         asked = getattr(func, "__self__", None)
         attribute = getattr(asked, "__name__", "")
         return attribute if attribute in _TURNED else ""
-    if name not in TURNING:
-        return ""
     told = [each for each in args if not tensors_in(each)]
     return f"{name}{told}{[*kwargs.items()] if not tensors_in(kwargs) else ''}"
 
