@@ -627,3 +627,12 @@ def test_tensors_may_be_given_by_name(loader: bool) -> None:
     for batch in its.batches((inputs, labels)):
         step(other, its_optimizer, batch)
     torch.testing.assert_close(weights(model), weights(other), rtol=0, atol=1e-6)
+
+
+def test_a_dictionary_of_rows_by_index_is_a_map_style_data_set() -> None:
+    inputs, labels = data()
+    rows = dict(enumerate(zip(inputs, labels, strict=True)))
+    model, optimizer, private = attached(sampling="fixed-size")
+    for batch in private.batches(rows, steps=1):
+        assert [len(each) for each in batch] == [8, 8]
+        step(model, optimizer, batch)

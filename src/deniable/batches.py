@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data import DataLoader, StackDataset, TensorDataset, default_collate
 
 from deniable.canaries import Canaries
 from deniable.errors import AttachError, CheckpointError, DeniableWarning, PlanError, StepError
@@ -229,9 +229,9 @@ def data_loader(data: Any, drawn: DrawnBatches, **arguments: Any) -> DataLoader[
         if name in arguments:
             raise PlanError(f"The plan decides which rows make up a batch; leave out {name}.")
     tensors = tensors_of(data)
-    source = data if tensors is None else TensorDataset(*tensors)
-    if isinstance(data, Mapping):
-        source = _Named(data)
+    source = data
+    if tensors is not None:
+        source = StackDataset(**data) if isinstance(data, Mapping) else TensorDataset(*tensors)
     collate = _Collate(source, arguments.pop("collate_fn", None) or default_collate)
     # A loader seeds its workers from torch's global generator, unless it has its own. A model's
     # dropout must not depend on how often the data were begun: a resumed run repeats it.
@@ -239,19 +239,6 @@ def data_loader(data: Any, drawn: DrawnBatches, **arguments: Any) -> DataLoader[
     generator = torch.Generator().manual_seed(int.from_bytes(seed[:8]) >> 1)
     given: dict[str, Any] = {"batch_sampler": drawn, "collate_fn": collate, "generator": generator}
     return DataLoader(source, **(given | arguments))
-
-
-class _Named(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Tensors by name, as a data set whose rows are dictionaries."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.tensors = dict(tensors)
-
-    def __len__(self) -> int:
-        return len(next(iter(self.tensors.values())))
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {name: each[index] for name, each in self.tensors.items()}
 
 
 class _Collate:

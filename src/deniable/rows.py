@@ -64,10 +64,10 @@ def tensors_of(data: Any) -> tuple[Tensor, ...] | None:
         return (data,)
     if type(data) is TensorDataset:
         return data.tensors
-    parts = data.values() if isinstance(data, Mapping) else data
-    if isinstance(data, (tuple, list, Mapping)) and data:
-        tensors = tuple(each for each in parts if isinstance(each, Tensor))
-        return tensors if len(tensors) == len(data) else None
+    if isinstance(data, Mapping):  # by name; other keys are the indices of a map-style data set
+        data = list(data.values()) if all(isinstance(each, str) for each in data) else ()
+    if isinstance(data, (tuple, list)) and data and all(isinstance(each, Tensor) for each in data):
+        return tuple(data)
     return None
 
 
