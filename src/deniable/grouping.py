@@ -144,18 +144,18 @@ class User(Unit):
             raise PlanError(
                 f"rows_at_most must be a whole number of at least 1, got {rows_at_most!r}."
             )
-        missing = [k for k, each in enumerate(owners.tolist()) if each is None or each != each]
+        listed = owners.tolist()
+        missing = [k for k, each in enumerate(listed) if each is None or each != each]
         if missing:
             raise PlanError(
                 f"unit_id does not say whose row {missing[0]} is (None or NaN), and so of "
                 f"{len(missing)} in all: were they one person's, that person would be protected "
                 "row by row only. Give each an id, or leave these rows out of the data."
             )
-        if owners.dtype == object and len({type(each) for each in owners.tolist()}) > 1:
-            kinds = sorted({type(each).__name__ for each in owners.tolist()})
-            raise PlanError(
-                f"unit_id must hold values of one type, to be told apart, got {', '.join(kinds)}."
-            )
+        kinds = {type(each) for each in listed}
+        if len(kinds) > 1:
+            names = ", ".join(sorted(each.__name__ for each in kinds))
+            raise PlanError(f"unit_id must hold values of one type, to be told apart, got {names}.")
         self.rows_at_most = rows_at_most
         _, owner = np.unique(owners, return_inverse=True)
         order = np.argsort(owner, kind="stable").astype(np.int64)

@@ -201,7 +201,7 @@ class PrivateSession:
         self.run_id = ranks.first_says((run_id or uuid.uuid4().hex[:12]).encode()).decode()
         self._owns_ledger = not isinstance(ledger, Ledger) or ranks.rank > 0
         self._ledger = ranks.first(lambda: self._opened(ledger))
-        self._record: dict[str, Any] = {
+        self._opens_with: dict[str, Any] = {
             "planned": room,
             "expected": plan.part(0, room),
             "description": {
@@ -214,7 +214,7 @@ class PrivateSession:
             "neighbouring": plan.neighbouring,
             "unit": unit.protects,
         }
-        self._run = ranks.first(lambda: self._ledger.run(self.run_id, **self._record))
+        self._run = ranks.first(lambda: self._ledger.run(self.run_id, **self._opens_with))
         self._count_along()
         self._seed = seed
         streams = self._streams() if self._taken_over() else Streams(seed)
@@ -290,7 +290,7 @@ class PrivateSession:
         if self._ranks.rank > 0:
             record, position, stream = json.loads(told)
             self._ledger = Ledger(None)
-            self._run = self._ledger.run(self.run_id, **self._record)
+            self._run = self._ledger.run(self.run_id, **self._opens_with)
             self._run.restate(record)
             self._run.resume_at(position, stream)
 

@@ -85,7 +85,7 @@ class ForwardCall:
     def lies(self) -> str:
         """In which dimension of each argument its rows lie, to be compared."""
         leaves = tensors_in(self.args, self.kwargs)
-        return str([self.places(leaf)[0].dim if plain(leaf, self.rows) else "" for leaf in leaves])
+        return str([[each.dim for each in self.places(leaf)[:1]] for leaf in leaves])
 
     def _is_given(self, turned: Tensor) -> bool:
         return any(
