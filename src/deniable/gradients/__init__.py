@@ -4,10 +4,10 @@
 the user's model runs, `use.py` is one of them, and `capture.py` collects a batch's; `parameters.py`
 knows whose gradients are wanted, and `calls.py` how calls are known. `recurrent.py`, `cells.py` and
 `bags.py` open up layers that hide parameters. `contributions.py`, `outer.py` and `convolution.py`
-turn factors into norms and sums, `strategies.py` choosing the way. `probe.py` runs a model again to
-see what its rows move, leaving all else as it was (`undisturbed.py`); `order.py` follows rows that
-it moves itself, and `verdicts.py` keeps what was found. `fallback.py` serves every function without
-a rule.
+turn factors into norms and sums, `strategies.py` choosing the way and `products.py` the library.
+`probe.py` runs a model again to see what its rows move, leaving all else as it was
+(`undisturbed.py`); `order.py` follows rows that it moves itself, and `verdicts.py` keeps what was
+found. `fallback.py` serves every function without a rule.
 """
 
 from deniable.gradients.capture import Capture

@@ -108,9 +108,7 @@ class Convolution(Contribution):
     def counts(self) -> dict[str, float]:
         """See `Contribution.counts`; weighted by how well each way keeps the machine busy."""
         positions, size, channels = self.positions, math.prod(self.shape), self.input.shape[2]
-        pixels = math.prod(
-            length + 2 * pad for length, pad in zip(self.input.shape[3:], self.padding, strict=True)
-        )
+        pixels = math.prod(self.input.shape[3:])
         one = float(positions * size)
         patches = positions * size / self.shape[0]
         counts = {
@@ -205,19 +203,28 @@ class Convolution(Contribution):
         grad = self.grad[:, 0].flatten(2)
 
         def form(some: slice, values: Tensor) -> None:
-            x = self._channels_last(some)
-            strides = x.stride()
-            steps = [stride * each for stride, each in zip(strides[1:], self.stride, strict=False)]
-            taps = [stride * each for stride, each in zip(strides[1:], self.dilation, strict=False)]
-            windows = x.as_strided(
-                (len(x), *out, *kernel, channels),
-                (strides[0], *steps, *taps, strides[-1]),
-            )
-            patches = scratch("patches", x, windows.shape).copy_(windows)
+            patches = self._unfolded(self._channels_last(some))
             torch.bmm(grad[some], patches.view(-1, positions, size), out=values.flatten(2))
 
         at_once = self._at_once(max(1, PATCH_ELEMENTS // (positions * size)))
         return formed(self.grad, (self.shape[0], *kernel, channels), at_once, form, keep)
+
+    def _unfolded(self, x: Tensor) -> Tensor:
+        """Patches of `(n, *spatial, C)`, as `(n, *out, size)`.
+
+        One dimension after another, the last one first: so that what is copied, and most of it is
+        in the last step, are whole patches.
+        """
+        for d in reversed(range(len(self.stride))):
+            *other, _, values = x.shape
+            *skips, step, one = x.stride()
+            out, kernel = self.grad.shape[3 + d], self.shape[2 + d]
+            windows = x.as_strided(
+                (other[0], out, *other[1:], kernel, values),
+                (skips[0], step * self.stride[d], *skips[1:], step * self.dilation[d], one),
+            )
+            x = scratch(f"patches {d}", x, windows.shape).copy_(windows).flatten(-2)
+        return x
 
     def _channels_last(self, some: slice) -> Tensor:
         """The padded input of some units as `(units, *spatial, C)`."""
@@ -239,7 +246,7 @@ class Convolution(Contribution):
         return F.pad(x, amounts) if any(amounts) else x
 
     def _window(self, offset: tuple[int, ...]) -> tuple[slice, ...]:
-        """The pixels that meet one offset of the kernel, one for each output position."""
+        """The padded pixels that meet one offset of the kernel, one for each output position."""
         return tuple(
             slice(o * d, o * d + (length - 1) * s + 1, s)
             for o, d, s, length in zip(
@@ -247,9 +254,20 @@ class Convolution(Contribution):
             )
         )
 
+    def _meeting(self, offset: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """The output positions where one offset of the kernel meets pixels, and these pixels."""
+        ranges = [
+            _met(o * d - pad, s, size, length)
+            for o, d, pad, s, size, length in zip(
+                offset, self.dilation, self.padding, self.stride, self.input.shape[3:],
+                self.grad.shape[3:], strict=True,
+            )
+        ]  # fmt: skip
+        return tuple(out for out, _ in ranges), tuple(pixels for _, pixels in ranges)
+
     def _squared_norms(self) -> Tensor:
         """By Gram matrices."""
-        x, g = accurate(self._padded()), accurate(self.grad[:, 0])
+        x, g = accurate(self.input[:, 0]), accurate(self.grad[:, 0])
         pairs = math.prod(x.shape[2:]) ** 2
         chunk = max(1, GRAM_ELEMENTS // pairs)
         parts = [
@@ -262,12 +280,10 @@ class Convolution(Contribution):
         """`sum_{s,t} <g_s, g_t> sum_offsets <x_{s + o}, x_{t + o}>`."""
         flat = x.flatten(2)
         pixels = torch.bmm(flat.transpose(1, 2), flat).view(len(x), *x.shape[2:], *x.shape[2:])
-        patches: Tensor | None = None
+        patches = g.new_zeros(len(g), *g.shape[2:], *g.shape[2:])
         for offset in itertools.product(*(range(size) for size in self.shape[2:])):
-            window = self._window(offset)
-            shifted = pixels[(slice(None), *window, *window)]
-            patches = shifted.clone() if patches is None else patches.add_(shifted)
-        assert patches is not None
+            out, window = self._meeting(offset)  # what is padded is zero, and adds nothing
+            patches[(slice(None), *out, *out)] += pixels[(slice(None), *window, *window)]
         flat = g.flatten(2)
         gradients = torch.bmm(flat.transpose(1, 2), flat)
         patches = patches.view_as(gradients)
@@ -315,6 +331,22 @@ class Convolution(Contribution):
             input=torch.where(shaped, self.input, zero),
             grad=torch.where(shaped, self.grad, zero),
         )
+
+
+def _met(first: int, stride: int, size: int, length: int) -> tuple[slice, slice]:
+    """Which of `length` output positions meet one of `size` pixels, and which pixels these are.
+
+    Position `p` meets pixel `first + p * stride`.
+
+    >>> _met(-1, 1, 8, 8)
+    (slice(1, 8, None), slice(0, 7, 1))
+    >>> _met(-1, 2, 8, 4)
+    (slice(1, 4, None), slice(1, 7, 2))
+    """
+    start = max(0, -(first // stride))
+    stop = max(start, min(length, (size - 1 - first) // stride + 1))
+    pixel = first + start * stride
+    return slice(start, stop), slice(pixel, pixel + (stop - start) * stride, stride)
 
 
 def _per_dimension(value: Any, spatial: int) -> list[int]:

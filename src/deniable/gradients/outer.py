@@ -22,6 +22,7 @@ from deniable.gradients.contributions import (
     units_at_once,
     zeroed_outside,
 )
+from deniable.gradients.products import transposed_product
 from deniable.lengths import lengths, squared_lengths
 
 # How many elements of Gram matrices may exist at once; more units than fit come in chunks.
@@ -151,11 +152,14 @@ class Outer(Contribution):
             )
             return total.view(self.shape)
         left = accurate(self.left)
+        larger = max(left, right, key=Tensor.numel)
+        if larger.stride(0) < larger.stride(1):  # position after position in memory: left so
+            left, right, weights = (each.transpose(0, 1) for each in (left, right, weights))
         if left.shape[2] <= right.shape[2]:
             left = torch.mul(left, weights, out=scratch("weighted", left, left.shape))
         else:
             right = torch.mul(right, weights, out=scratch("weighted", right, right.shape))
-        return torch.mm(left.flatten(0, 1).T, right.flatten(0, 1)).view(self.shape)
+        return transposed_product(left.flatten(0, 1).T, right.flatten(0, 1).T).view(self.shape)
 
     def dense(self) -> Dense:
         """See `Contribution.dense`."""

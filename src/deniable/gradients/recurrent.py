@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deniable.gradients.products import transposed_product
 from deniable.gradients.whose import Lost
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from deniable.gradients.use import Use
 
 Receive = Callable[[Tensor], None]
+# What arrives times the slope of a function, from the function's value; `grad_input` holds it.
+_sigmoid_slope, _tanh_slope = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
 
 
 @dataclass(frozen=True)
@@ -69,19 +72,19 @@ class _LSTM(torch.autograd.Function):
         projection: Tensor | None, previous: Tensor, outputs: Tensor,
         receive: Receive, receive_projection: Receive,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """Run over time; `previous` receives every step's state before it."""
+        """Run over time in the memory of `gates`; `previous` receives each step's state before."""
         steps, size = gates.shape[0], c0.shape[1]
-        activated = gates.clone()
+        activated = gates.detach()
         cells = gates.new_empty(steps + 1, *c0.shape)
         squashed = gates.new_empty(steps, *c0.shape)
-        cells[0], state, transposed = c0, h0, hidden.t()
+        cells[0], state = c0, h0
         states = gates.new_empty(steps, *h0.shape)
         for t in range(steps):
             previous[t] = state
-            gate = activated[t].addmm_(state, transposed)
-            gate[:, : 2 * size].sigmoid_()
-            gate[:, 2 * size : 3 * size].tanh_()
-            gate[:, 3 * size :].sigmoid_()
+            gate, met = activated[t], transposed_product(state, hidden, activated[t])
+            torch.sigmoid(met[:, : 2 * size], out=gate[:, : 2 * size])
+            torch.tanh(met[:, 2 * size : 3 * size], out=gate[:, 2 * size : 3 * size])
+            torch.sigmoid(met[:, 3 * size :], out=gate[:, 3 * size :])
             i, f, g, o = gate.chunk(4, 1)
             torch.mul(f, cells[t], out=cells[t + 1])
             cells[t + 1].addcmul_(i, g)
@@ -100,13 +103,17 @@ class _LSTM(torch.autograd.Function):
         """Backpropagation through time, weight gradients left to the linear rules."""
         activated, cells, squashed, hidden, projection = ctx.saved_tensors
         steps, batch, size = squashed.shape
-        i, f, g, o = activated.view(steps, batch, 4, size).unbind(2)
-        through_cell = o * (1 - squashed * squashed)
-        # What each gate's pre-activation gets of d_c (the first three) or of d_h (the last).
-        slopes = torch.stack(
-            [g * i * (1 - i), cells[:-1] * f * (1 - f), i * (1 - g * g), squashed * o * (1 - o)], 2
-        )
-        d_gates = torch.empty_like(slopes)
+        last = not torch._C._autograd._get_current_graph_task_keep_graph()
+        d_gates = (activated if last else activated.clone()).view(steps, batch, 4, size)
+        i, f, g, o = d_gates.unbind(2)
+        through_cell, forgets = _tanh_slope(o, squashed), f.clone()
+        # In place of the gates, what their pre-activations get of d_c (the first three) or of d_h
+        # (the last): here for each unit of these, and step by step for all.
+        to_i = _sigmoid_slope(g, i)
+        _tanh_slope(i, g, grad_input=g)
+        i.copy_(to_i)
+        _sigmoid_slope(cells[:-1], f, grad_input=f)
+        _sigmoid_slope(squashed, o, grad_input=o)
         d_projected = torch.empty_like(d_states)
         carry, cell = d_h, d_c.clone()
         for t in reversed(range(steps)):
@@ -115,10 +122,10 @@ class _LSTM(torch.autograd.Function):
                 d_projected[t] = state
                 state = state @ projection
             cell.addcmul_(state, through_cell[t])
-            torch.mul(cell.unsqueeze(1), slopes[t, :, :3], out=d_gates[t, :, :3])
-            torch.mul(state, slopes[t, :, 3], out=d_gates[t, :, 3])
-            cell.mul_(f[t])
-            carry = d_gates[t].flatten(1) @ hidden
+            d_gates[t, :, :3].mul_(cell.unsqueeze(1))
+            d_gates[t, :, 3].mul_(state)
+            cell.mul_(forgets[t])
+            carry = transposed_product(d_gates[t].flatten(1), hidden.t())
         flat = d_gates.flatten(2)
         ctx.receive(flat)
         if projection is not None:
@@ -218,7 +225,7 @@ def _lstm_layer(
     gates, use = watch.linear(x, *w.all)
     h0, c0 = (each.to(gates.dtype) for each in hx)
     if w.hidden_bias is not None:
-        gates = gates + w.hidden_bias.detach().to(gates.dtype)
+        gates.detach().add_(w.hidden_bias.detach())
     if real is not None:  # after its end a sequence keeps its cell: input shut, forget gate open
         size = c0.shape[1]
         keep = gates.new_zeros(4 * size)
@@ -294,7 +301,7 @@ def opened(layer: Callable[..., list[Tensor]], states: int) -> Callable[..., Any
             return packed(watch, input, second, third, _Stack(*rest))
         stack = _Stack(third, *rest[:-1])
         with watch:
-            x = input.transpose(0, 1) if rest[-1] else input
+            x = (input.transpose(0, 1) if rest[-1] else input).contiguous()
         x, last = _layers(watch, layer, stack, x, _states(watch, second), None)
         if rest[-1]:
             with watch:

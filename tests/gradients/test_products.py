@@ -1,0 +1,107 @@
+"""Products of matrices: the same numbers by whichever library, in the precision asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from deniable.gradients import exactly, products
+from deniable.gradients.outer import Outer
+from deniable.gradients.products import transposed_product
+
+LARGE = [(64, 300, 512), (512, 300, 64), (1, 4100, 2050), (2050, 4100, 1)]
+SMALL = [(3, 4, 5), (0, 4, 5), (3, 4, 0), (3, 0, 5)]
+
+
+@pytest.fixture(params=["torch's own", "oneDNN"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Each library in turn, whatever this processor is."""
+    if request.param == "oneDNN" and not products._agrees():
+        pytest.skip("this torch has no such operator")
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: request.param == "oneDNN")
+    yield request.param
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected).norm() / expected.norm().clamp_min(1e-300))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("shape", LARGE + SMALL, ids=str)
+def test_a_product_is_what_float64_says(
+    shape: tuple[int, int, int], turned: tuple[bool, bool], dtype: torch.dtype, library: str
+) -> None:
+    m, k, n = shape
+    a, b = (
+        torch.randn(k, size, dtype=dtype).t() if flip else torch.randn(size, k, dtype=dtype)
+        for size, flip in zip((m, n), turned, strict=True)
+    )
+    plus = torch.randn(m, n, dtype=dtype)
+    before = plus.clone()
+    expected = a.double() @ b.double().t()
+    for found, wanted in (
+        (transposed_product(a, b), expected),
+        (transposed_product(a, b, plus), expected + plus),
+    ):
+        assert found.dtype == dtype and found.shape == (m, n)
+        assert relative(found, wanted) < 1e-5
+    assert torch.equal(plus, before), "what is added must stay as it is"
+
+
+def test_what_is_not_finite_stays_where_it_belongs(library: str) -> None:
+    a, b = torch.randn(64, 300), torch.randn(512, 300)
+    a[3], b[5] = float("nan"), float("inf")
+    lost = ~transposed_product(a, b).isfinite()
+    assert lost[3].all() and lost[:, 5].all() and int(lost.sum()) == 512 + 64 - 1
+
+
+def test_a_sum_is_not_rounded_to_fewer_digits_than_its_gradients(library: str) -> None:
+    """Where torch is told to shorten products, sums of gradients are not."""
+    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    left, right, weights = torch.randn(8, 64, 100), torch.randn(8, 64, 200), torch.rand(8)
+    expected = torch.einsum("n,ntl,ntr->lr", *(e.double() for e in (weights, left, right)))
+    before = setting.fp32_precision
+    setting.fp32_precision = "bf16"
+    try:
+        with exactly(left.device):
+            found = Outer(left, right, torch.Size((100, 200))).weighted_sum(weights)
+    finally:
+        setting.fp32_precision = before
+    assert relative(found, expected) < 1e-6
+
+
+@pytest.mark.parametrize("order", ["units first", "positions first"])
+@pytest.mark.parametrize(("wide", "narrow"), [(200, 100), (100, 200), (150, 150)])
+def test_a_weighted_sum_does_not_depend_on_how_factors_lie(
+    order: str, wide: int, narrow: int, library: str
+) -> None:
+    """Each factor in either order; the product of both is always the same."""
+    weights = torch.rand(8)
+    left, right = torch.randn(8, 64, wide), torch.randn(8, 64, narrow)
+    expected = torch.einsum("n,ntl,ntr->lr", *(e.double() for e in (weights, left, right)))
+    lies = [left, left.transpose(0, 1).contiguous().transpose(0, 1)]
+    other = right if order == "units first" else right.transpose(0, 1).contiguous().transpose(0, 1)
+    for each in lies:
+        found = Outer(each, other, torch.Size((wide, narrow))).weighted_sum(weights)
+        assert found.is_contiguous() and relative(found, expected) < 1e-6
+
+
+def test_an_operator_that_means_something_else_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is torch's own for its compiler, so that a later torch may change it."""
+
+    class Changed:
+        binary = staticmethod(lambda a, plus, b, *_: a @ b.t() - plus)
+
+        def __call__(self, a: Tensor, b: Tensor, *_: object) -> Tensor:
+            return a @ b.t()
+
+    monkeypatch.setattr(products, "_linear", Changed())
+    assert not products._agrees()
+    monkeypatch.setattr(products, "_linear", None)
+    assert not products._agrees()
