@@ -33,7 +33,8 @@ def test_every_way_agrees_with_autograd_one_unit_at_a_time(
 ) -> None:
     """In pieces of one unit each, too, as large inputs are dealt with."""
     if pieces:
-        monkeypatch.setattr(convolution, "PATCH_ELEMENTS", 1)
+        monkeypatch.setattr(convolution, "CACHED_ELEMENTS", 1)
+        monkeypatch.setattr(convolution, "GROUPED_CHANNELS", 1)
         monkeypatch.setattr(convolution, "GRAM_ELEMENTS", 1)
         monkeypatch.setattr(outer, "GRAM_ELEMENTS", 1)
     use = example(*SHAPES[shape])
@@ -51,3 +52,10 @@ def test_every_way_agrees_with_autograd_one_unit_at_a_time(
     torch.testing.assert_close(
         form.weighted_sum(weights), torch.einsum("n,n...->...", weights, one_by_one)
     )
+    some, keep = slice(1, 3), torch.arange(len(one_by_one)) != 1
+    for part, expected in (
+        (form.dense(), one_by_one),
+        (form.some(1, 3).dense(), one_by_one[some]),
+        (form.only(keep).dense(), one_by_one * keep.view(-1, 1, 1, 1, 1)),
+    ):
+        torch.testing.assert_close(part.values, expected)

@@ -131,7 +131,8 @@ def test_a_tight_budget_changes_nothing(case: Case, monkeypatch: pytest.MonkeyPa
     """
     for module, budget in [
         (outer, "GRAM_ELEMENTS"), (convolution, "GRAM_ELEMENTS"),
-        (convolution, "PATCH_ELEMENTS"), (fallback, "_CHUNK_ELEMENTS"),
+        (convolution, "CACHED_ELEMENTS"), (convolution, "GROUPED_CHANNELS"),
+        (fallback, "_CHUNK_ELEMENTS"),
         (strategies, "DENSE_ELEMENTS"),
     ]:  # fmt: skip
         monkeypatch.setattr(module, budget, 1)

@@ -284,6 +284,59 @@ class Dense(Contribution):
 
 
 @dataclass
+class InPieces(Contribution):
+    """One gradient per unit, in the memory in which those of some units at a time were formed.
+
+    Attributes:
+        pieces: of one unit after another.
+    """
+
+    pieces: list[Dense]
+
+    def _squared_norms(self) -> Tensor:
+        return torch.cat([each.squared_norms() for each in self.pieces])
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """See `Contribution.weighted_sum`."""
+        first, *others = zip(self.pieces, self._shared_out(weights), strict=True)
+        total = first[0].weighted_sum(first[1])
+        for piece, each in others:
+            total += piece.weighted_sum(each)
+        return total
+
+    def dense(self) -> Dense:
+        """See `Contribution.dense`."""
+        return Dense(torch.cat([each.values for each in self.pieces]))
+
+    @property
+    def lead(self) -> Tensor:
+        """See `Contribution.lead`."""
+        return self.squared_norms()
+
+    def some(self, start: int, stop: int) -> InPieces:
+        """See `Contribution.some`."""
+        found, before = [], 0
+        for each in self.pieces:
+            first, last = max(start - before, 0), min(stop - before, len(each.values))
+            if first < last:
+                found.append(each.some(first, last))
+            before += len(each.values)
+        return InPieces(found)
+
+    def held(self) -> int:
+        """See `Contribution.held`."""
+        return sum(each.held() for each in self.pieces)
+
+    def only(self, keep: Tensor) -> InPieces:
+        """See `Contribution.only`."""
+        both = zip(self.pieces, self._shared_out(keep), strict=True)
+        return InPieces([piece.only(each) for piece, each in both])
+
+    def _shared_out(self, of_units: Tensor) -> Sequence[Tensor]:
+        return torch.split(of_units, [len(each.values) for each in self.pieces])
+
+
+@dataclass
 class Turned(Contribution):
     """One gradient per unit, its dimensions stored in another order.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from deniable.gradients.contributions import (
     Contribution,
     Dense,
+    InPieces,
     Kept,
     Turned,
     accurate,
@@ -23,8 +24,8 @@ from deniable.gradients.contributions import (
 )
 from deniable.gradients.outer import GRAM_ELEMENTS, hidden_by
 
-# Patches are copied for so many elements at a time, which stay in the cache.
-PATCH_ELEMENTS = 1 << 19
+# Patches and Gram matrices have so many elements at a time on the CPU, which stay in the cache.
+CACHED_ELEMENTS = 1 << 19
 # A grouped convolution of more channels than this takes up to three times as long per channel.
 GROUPED_CHANNELS = 1 << 10
 
@@ -94,10 +95,10 @@ class Convolution(Contribution):
         """
         size = math.prod(self.shape)
         if self.groups > 1 or self.input.shape[1] > 1:
-            return {"grouped": self.dense, "streamed": lambda: Kept(self, size)}
+            return {"grouped": self._grouped, "streamed": lambda: Kept(self, size)}
         return {
             "gram": lambda: self,
-            "grouped": self.dense,
+            "grouped": self._grouped,
             "swapped": self._swapped,
             "offsets": self._by_offset,
             "patches": self._by_patch,
@@ -133,28 +134,36 @@ class Convolution(Contribution):
         )  # fmt: skip
 
     def dense(self) -> Dense:
-        """Grouped weight gradients, in which every unit and position has its own groups."""
-        return Dense.of(*self._grouped())
+        """See `Contribution.dense`."""
+        return self._grouped().dense()
 
     def streamed_norms(self, way: str, elements: int) -> Tensor:
         """See `Contribution.streamed_norms`."""
-        by_way = {"": self._grouped, "patches": self._patches}
-        return by_way[way](keep=False)[1]
+        if way == "patches":
+            return self._patches(keep=False)[1]
+        return torch.cat([Dense(each).squared_norms() for each in self._gradients()])
 
-    def _grouped(self, keep: bool = True) -> tuple[Tensor, Tensor]:
+    def _grouped(self) -> InPieces:
+        """Grouped weight gradients, in which every unit and position has its own groups."""
+        pieces = []
+        for values in self._gradients():
+            pieces.append(Dense(values))
+            pieces[-1].squared_norms()  # now, while it is in the cache
+        return InPieces(pieces)
+
+    def _gradients(self) -> Iterator[Tensor]:
+        """One gradient per unit, a few units at a time."""
         positions, channels = self.input.shape[1:3]
-
-        def form(some: slice, out: Tensor) -> None:
+        at_once = self._at_once(max(1, GROUPED_CHANNELS // (positions * channels)))
+        for start in range(0, len(self.grad), at_once):
+            some = slice(start, start + at_once)
             input, grad = self.input[some], self.grad[some]
-            gradient = self._weight_gradient(
+            values = self._weight_gradient(
                 input.reshape(1, -1, *input.shape[3:]),
                 grad.reshape(1, -1, *grad.shape[3:]),
                 len(grad) * positions,
             ).view(-1, positions, *self.shape)
-            out.copy_(gradient[:, 0] if positions == 1 else gradient.sum(1))
-
-        at_once = max(1, GROUPED_CHANNELS // (positions * channels))
-        return formed(self.grad, self.shape, self._at_once(at_once), form, keep)
+            yield values[:, 0] if positions == 1 else values.sum(1)
 
     def _at_once(self, units: int) -> int:
         """So many units at once on the CPU, where caches are small; elsewhere all of them."""
@@ -206,7 +215,7 @@ class Convolution(Contribution):
             patches = self._unfolded(self._channels_last(some))
             torch.bmm(grad[some], patches.view(-1, positions, size), out=values.flatten(2))
 
-        at_once = self._at_once(max(1, PATCH_ELEMENTS // (positions * size)))
+        at_once = self._at_once(max(1, CACHED_ELEMENTS // (positions * size)))
         return formed(self.grad, (self.shape[0], *kernel, channels), at_once, form, keep)
 
     def _unfolded(self, x: Tensor) -> Tensor:
@@ -269,7 +278,8 @@ class Convolution(Contribution):
         """By Gram matrices."""
         x, g = accurate(self.input[:, 0]), accurate(self.grad[:, 0])
         pairs = math.prod(x.shape[2:]) ** 2
-        chunk = max(1, GRAM_ELEMENTS // pairs)
+        at_once = CACHED_ELEMENTS if g.device.type == "cpu" else GRAM_ELEMENTS
+        chunk = max(1, at_once // pairs)
         parts = [
             self._gram_norms(x[start : start + chunk], g[start : start + chunk])
             for start in range(0, len(x), chunk)
@@ -278,18 +288,16 @@ class Convolution(Contribution):
 
     def _gram_norms(self, x: Tensor, g: Tensor) -> Tensor:
         """`sum_{s,t} <g_s, g_t> sum_offsets <x_{s + o}, x_{t + o}>`."""
-        flat = x.flatten(2)
-        pixels = torch.bmm(flat.transpose(1, 2), flat).view(len(x), *x.shape[2:], *x.shape[2:])
-        patches = g.new_zeros(len(g), *g.shape[2:], *g.shape[2:])
+        pixels = _gram("pixels", x)
+        patches = scratch("patches", g, (len(g), *g.shape[2:], *g.shape[2:])).zero_()
         for offset in itertools.product(*(range(size) for size in self.shape[2:])):
             out, window = self._meeting(offset)  # what is padded is zero, and adds nothing
             patches[(slice(None), *out, *out)] += pixels[(slice(None), *window, *window)]
-        flat = g.flatten(2)
-        gradients = torch.bmm(flat.transpose(1, 2), flat)
-        patches = patches.view_as(gradients)
-        hidden = hidden_by(gradients, math.prod(self.shape[1:]), flat.dtype)
-        hidden += hidden_by(patches, self.shape[0], flat.dtype)
-        return (gradients * patches).sum((1, 2)).add_(hidden)
+        gradients, positions = _gram("gradients", g), math.prod(g.shape[2:])
+        grams = [each.view(-1, positions, positions) for each in (gradients, patches)]
+        sizes = math.prod(self.shape[1:]), self.shape[0]
+        hidden, more = (hidden_by(*each, g.dtype) for each in zip(grams, sizes, strict=True))
+        return gradients.mul_(patches).flatten(1).sum(1).add_(hidden).add_(more)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """See `Contribution.weighted_sum`; one plain weight gradient."""
@@ -331,6 +339,13 @@ class Convolution(Contribution):
             input=torch.where(shaped, self.input, zero),
             grad=torch.where(shaped, self.grad, zero),
         )
+
+
+def _gram(use: str, values: Tensor) -> Tensor:
+    """Inner products of all pairs of pixels: `(n, C, *spatial)` to `(n, *spatial, *spatial)`."""
+    flat, spatial = values.flatten(2), values.shape[2:]
+    out = scratch(use, values, (len(values), flat.shape[2], flat.shape[2]))
+    return torch.bmm(flat.transpose(1, 2), flat, out=out).view(-1, *spatial, *spatial)
 
 
 def _met(first: int, stride: int, size: int, length: int) -> tuple[slice, slice]:
