@@ -27,6 +27,11 @@ between plain PyTorch's, and a ratio is the median over turns of the ratio to pl
 it. Memory is the highest total of tensors alive during a step, with model, data and gradients: of
 the workloads in a process of its own for each candidate, where sizes grow in one for all.
 
+Part of what is compared are libraries. On a CPU with AVX-512 that is not Intel's, deniable has
+oneDNN multiply large matrices, in linear layers and sums of gradients. That takes about half as
+long there as with MKL, which torch uses for linear layers, and which has no AVX-512 code for such
+processors.
+
 The peers are `torch.func` (`vmap` of `grad`, then clip, noise and SGD) and Opacus as its users call
 it, in the quickest of its modes that gives the right sum. Both get what help they need, as listed
 below.

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -350,8 +351,16 @@ class Source:
         Raises:
             PlanError: the data do not fit the plan, or the plan leaves the drawing to a loader.
         """
-        if rows is not None and not rows >= 1:
-            raise PlanError(f"rows must be at least 1, got {rows!r}.")
+        if not (rows is None or (isinstance(rows, Integral) and rows >= 1)):
+            raise PlanError(
+                "rows, the most rows that are in memory at once, must be a whole number of at "
+                f"least 1, or None for whole batches; got {rows!r}."
+            )
+        if not (steps is None or (isinstance(steps, Integral) and steps >= 0)):
+            raise PlanError(
+                "steps, the most logical batches of this pass, must be a whole number of at least "
+                f"0, or None for all that are left; got {steps!r}."
+            )
         if not isinstance(self.sampling, Sampler):
             raise PlanError(
                 f"The plan's sampling is {self.plan.sampling!r}: deniable draws no batches. Give "

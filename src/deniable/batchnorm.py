@@ -6,6 +6,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from deniable.errors import AttachError
+
 MOST_GROUPS = 32  # Wu & He, 2018, "Group Normalization", section 4.1
 
 
@@ -22,12 +24,17 @@ def replace_batchnorm(model: nn.Module, optimizer: Optimizer | None = None) -> l
     Returns:
         The names of the layers that were replaced.
 
+    Raises:
+        AttachError: no module was given.
+
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     >>> replace_batchnorm(model)
     ['1']
     >>> model[1]
     GroupNorm(4, 8, eps=1e-05, affine=True...)
     """
+    if not isinstance(model, nn.Module):
+        raise AttachError(f"replace_batchnorm changes a torch.nn.Module, got {model!r}.")
     replaced = []
     for name, module in list(model.named_modules()):
         if not isinstance(module, _BatchNorm) or not name:

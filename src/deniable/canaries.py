@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,8 @@ class Canaries:
         steers: whether a bound that adapts may follow them; else `attach` refuses such a bound.
 
     Raises:
-        AttachError: more gradient canaries than coordinates, or fewer than none.
+        AttachError: more gradient canaries than coordinates, or fewer than none; no model, or no
+            whole number.
 
     >>> canaries = Canaries(nn.Linear(8, 4), gradients=10, seed=0)
     >>> len(canaries), canaries.scores.shape
@@ -93,6 +95,15 @@ class Canaries:
         inside: NDArray[np.bool_] | None = None,
         of_each: int | None = None,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise AttachError(f"Canaries are planted in a torch.nn.Module, got {model!r}.")
+        counts = gradients, examples, of_each
+        wrong = [each for each in counts if not (each is None or isinstance(each, Integral))]
+        if wrong:
+            raise AttachError(
+                f"Canaries are counted: gradients, examples and of_each are whole numbers, got "
+                f"{wrong[0]!r}."
+            )
         shapes = {name: each for name, each in model.named_parameters() if each.requires_grad}
         coordinates = sum(each.numel() for each in shapes.values())
         if of_each is not None:

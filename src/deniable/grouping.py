@@ -201,12 +201,17 @@ class Augmented(Unit):
             mixup, no statistics of the batch): **nobody checks that**.
 
     Raises:
-        PlanError: fewer than one view.
+        PlanError: fewer than one view, or a transform that is no function.
     """
 
     def __init__(self, views: int, transform: Callable[[Any], Any] | None = None) -> None:
         if not (isinstance(views, int) and views >= 1):
             raise PlanError(f"An example needs at least 1 view, got {views!r}.")
+        if not (transform is None or callable(transform)):
+            raise PlanError(
+                "The transform of augmented views must be a function of a batch's inputs, got "
+                f"{transform!r}."
+            )
         self.views, self.transform = views, transform
 
     def rows(

@@ -273,7 +273,12 @@ def replaced(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
     Args:
         path: the file to replace or create; its folder exists.
         mode: the permissions that the file has from its first byte on (less the umask).
+
+    Raises:
+        SettingsError: `path` is a folder.
     """
+    if path.is_dir():
+        raise SettingsError(f"{path} is a folder: nothing was written. Name a file in it.")
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     try:
         with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:

@@ -52,8 +52,10 @@ def check_settings(state: Mapping[str, Any], mine: Mapping[str, Any], run_id: st
     """Refuse a state of other settings, or of another run.
 
     Raises:
-        CheckpointError: what differs.
+        CheckpointError: what differs, or that it is no state at all.
     """
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"A saved state is what state_dict() returned, got {state!r}.")
     for name, value in mine.items():
         if state.get(name) != value:
             mend = "Attach with the settings of the saved run."

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deniable.gradients import exactly, products
@@ -26,7 +27,8 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected).norm() / expected.norm().clamp_min(1e-300))
+    found, expected = found.detach().double(), expected.detach()
+    return float((found - expected).norm() / expected.norm().clamp_min(1e-300))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -90,6 +92,33 @@ def test_a_weighted_sum_does_not_depend_on_how_factors_lie(
         assert found.is_contiguous() and relative(found, expected) < 1e-6
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(8, 300), (600, 300), (30, 20, 300), (6, 5, 20, 300)], ids=str)
+def test_a_linear_layer_and_its_input_gradient_are_what_float64_says(
+    shape: tuple[int, ...], bias: bool, library: str
+) -> None:
+    """Any number of dimensions, lying in any order; one time with few rows, which stay torch's."""
+    weight, shift = torch.randn(512, 300), torch.randn(512) if bias else None
+    for values in (
+        torch.randn(shape),
+        torch.randn(shape[::-1]).permute(*reversed(range(len(shape)))),
+    ):
+        inputs = [values.to(dtype).requires_grad_() for dtype in (torch.float32, torch.float64)]
+        found = products.linear(inputs[0], weight, shift)
+        expected = F.linear(inputs[1], weight.double(), None if shift is None else shift.double())
+        assert found.shape == expected.shape and relative(found, expected) < 1e-5
+        arriving = torch.randn_like(expected)
+        (gradient,) = torch.autograd.grad(found, inputs[0], arriving.float())
+        (exact,) = torch.autograd.grad(expected, inputs[1], arriving)
+        assert gradient.shape == values.shape and relative(gradient, exact) < 1e-5
+
+
+def test_under_autocast_a_linear_layer_is_torch_s_own(library: str) -> None:
+    x, weight = torch.randn(600, 300), torch.randn(512, 300)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(products.linear(x, weight), F.linear(x, weight))
+
+
 def test_an_operator_that_means_something_else_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -105,3 +134,13 @@ def test_an_operator_that_means_something_else_is_not_used(
     assert not products._agrees()
     monkeypatch.setattr(products, "_linear", None)
     assert not products._agrees()
+
+
+def test_nothing_goes_to_onednn_where_torch_is_told_not_to_use_it(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_linear", None)
+    a, b = torch.randn(64, 300), torch.randn(512, 300)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert torch.equal(transposed_product(a, b), torch.mm(a, b.t()))
+    assert torch.equal(products.linear(a, b), F.linear(a, b))

@@ -23,7 +23,7 @@ class Chain(Bound):
         bounds: one or more, in the order in which they act. One that adapts must be the last.
 
     Raises:
-        ValueError: no bounds, or one that adapts before the last.
+        ValueError: no bounds, something else, or one that adapts before the last.
 
     >>> from deniable.bounds import Clip, Tanh
     >>> Chain(Tanh(), Clip(0.5)).sensitivity({"weight": torch.zeros(100)}).value
@@ -33,6 +33,11 @@ class Chain(Bound):
     def __init__(self, *bounds: Bound) -> None:
         if not bounds:
             raise ValueError("A chain needs at least one bound. Try Chain(Tanh(), Clip(1.0)).")
+        others = [each for each in bounds if not isinstance(each, Bound)]
+        if others:
+            raise ValueError(
+                f"A chain is made of bounds, got {others[0]!r}. Try Chain(Tanh(), Clip(1.0))."
+            )
         early = [each for each in bounds[:-1] if each.adapts]
         if early:
             raise ValueError(

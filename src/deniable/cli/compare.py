@@ -70,7 +70,11 @@ def compare_command(
     typer.echo(_summary(found, names, part, threshold))
     console = Console(width=None if Console().is_terminal else 160)
     for each, (liked, other) in ((found, names), (found.turned(), names[::-1])):
-        console.print(_table(each, each.apart(rows), liked, other))
+        differences = each.apart(rows)
+        if differences:
+            console.print(_table(each, differences, liked, other))
+        else:
+            console.print(f"No example is likelier by {liked} than by {other}.")
 
 
 def _summary(found: Comparison, names: tuple[str, str], part: Part, threshold: float | None) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from deniable.errors import CaptureError
+from deniable.gradients import products
 from deniable.gradients.bags import embedding_bag
 from deniable.gradients.calls import AGAIN, ForwardCall, Key, describe
 from deniable.gradients.cells import CELLS
@@ -239,7 +240,8 @@ class Watch(TorchFunctionMode):
         constant = not carrying and n != 0
         random = random_state(bound[0].device) if constant else None
         with nullcontext() if flowing else torch.no_grad():
-            result = _unaliased(func(*detached, **options), [*detached, *options.values()])
+            compute = products.BY_LIBRARY.get(func, func)
+            result = _unaliased(compute(*detached, **options), [*detached, *options.values()])
         outputs = list(result) if isinstance(result, (tuple, list)) else [result]
         kept = self._unwritten(key, versions, outputs)
         tensors = [leaf for leaf in outputs if isinstance(leaf, Tensor)]

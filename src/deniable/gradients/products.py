@@ -2,16 +2,20 @@
 
 On a CPU torch multiplies float32 matrices by MKL, which keeps its AVX-512 code for Intel's
 processors: on others oneDNN, which torch brings along for convolutions, takes about half the time.
+Where torch is told not to use oneDNN (`torch.backends.mkldnn.enabled = False`), nothing is.
 """
 
 from __future__ import annotations
 
+import math
 import platform
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Below so many multiplications the call costs more than it saves.
@@ -24,7 +28,7 @@ def transposed_product(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tens
     To be called where no gradients are recorded; in the precision of the matrices, if norms and
     sums are (see `exactly`).
     """
-    if a.shape[0] * a.shape[1] * b.shape[0] < LARGE or not _by_onednn(a):
+    if a.shape[0] * b.numel() < LARGE or not _is_for_onednn(a):
         return torch.mm(a, b.t()) if plus is None else torch.addmm(plus, a, b.t())
     product: Tensor
     if plus is not None:
@@ -36,9 +40,37 @@ def transposed_product(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tens
     return product
 
 
-def _by_onednn(a: Tensor) -> bool:
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear`, of which only the input has a gradient."""
+    rows, size = math.prod(input.shape[:-1]), weight.numel()
+    if rows * size < LARGE or not _is_for_onednn(input) or input.ndim < 2:
+        return F.linear(input, weight, bias)
+    result: Tensor = _Linear.apply(input, weight, bias)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer by oneDNN."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """`input weight^T + bias`."""
+        ctx.save_for_backward(weight)
+        output: Tensor = _linear(input, weight, bias, "none", [], "")
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """The input's gradient."""
+        (weight,) = ctx.saved_tensors
+        return _linear(grad, weight.t(), None, "none", [], ""), None, None
+
+
+def _is_for_onednn(a: Tensor) -> bool:
+    """Whether oneDNN multiplies such a matrix in the precision that it has, and more quickly."""
     usual = a.dtype == torch.float32 and a.device.type == "cpu"
-    return usual and torch._C._get_mkldnn_enabled() and _onednn_is_faster()
+    as_it_is = torch._C._get_mkldnn_enabled() and not torch.is_autocast_enabled("cpu")
+    return usual and as_it_is and _onednn_is_faster()
 
 
 @cache
@@ -64,3 +96,5 @@ def _agrees() -> bool:
 
 
 _linear: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+# What is called in place of a torch function, on parameters that are detached.
+BY_LIBRARY: dict[Callable[..., Any], Callable[..., Any]] = {F.linear: linear}

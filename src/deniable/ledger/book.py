@@ -177,7 +177,11 @@ class Ledger:
                     "the ledger to further spending."
                 )
             self._store.append(
-                "budget", at=now(), epsilon=epsilon, delta=delta, accountant=accountant
+                "budget",
+                at=now(),
+                epsilon=float(epsilon),
+                delta=float(delta),
+                accountant=accountant,
             )
 
     def close_spending(self) -> None:

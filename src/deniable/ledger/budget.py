@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from numbers import Real
 
 from deniable.accounting import spent
 from deniable.accounting.accountants import accountant_named
@@ -32,6 +33,9 @@ class Budget:
     accountant: str = "pld"
 
     def __post_init__(self) -> None:
+        wrong = [each for each in (self.epsilon, self.delta) if not isinstance(each, Real)]
+        if wrong:
+            raise BudgetError(f"A budget is two numbers, epsilon and delta; got {wrong[0]!r}.")
         if not 0 < self.epsilon < math.inf:
             raise BudgetError(
                 f"A budget needs an epsilon that is finite and above 0, got {self.epsilon!r}."
