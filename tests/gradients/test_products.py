@@ -119,6 +119,32 @@ def test_under_autocast_a_linear_layer_is_torch_s_own(library: str) -> None:
         assert torch.equal(products.linear(x, weight), F.linear(x, weight))
 
 
+class Marked(Tensor):
+    """A tensor of a user's own."""
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "error"),
+    [
+        (torch.randn(512, 200), None, "shapes cannot be multiplied"),
+        (torch.randn(512, 300).double(), None, "dtype"),
+        (torch.randn(512, 300), torch.randn(512).double(), "dtype"),
+        (torch.randn(512, 300), torch.randn(7), "size"),
+    ],
+    ids=["columns", "weight's dtype", "bias's dtype", "bias's size"],
+)
+def test_what_does_not_fit_is_torch_s_own_error(
+    weight: Tensor, bias: Tensor | None, error: str, library: str
+) -> None:
+    with pytest.raises(RuntimeError, match=error):
+        products.linear(torch.randn(600, 300), weight, bias)
+
+
+def test_tensors_of_a_class_of_their_own_keep_it(library: str) -> None:
+    x, weight = torch.randn(600, 300).as_subclass(Marked), torch.randn(512, 300)
+    assert type(products.linear(x, weight)) is Marked
+
+
 def test_an_operator_that_means_something_else_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

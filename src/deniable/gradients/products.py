@@ -28,7 +28,7 @@ def transposed_product(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tens
     To be called where no gradients are recorded; in the precision of the matrices, if norms and
     sums are (see `exactly`).
     """
-    if a.shape[0] * b.numel() < LARGE or not _is_for_onednn(a):
+    if a.shape[0] * b.numel() < LARGE or not _are_for_onednn(a, b):
         return torch.mm(a, b.t()) if plus is None else torch.addmm(plus, a, b.t())
     product: Tensor
     if plus is not None:
@@ -42,8 +42,10 @@ def transposed_product(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tens
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear`, of which only the input has a gradient."""
-    rows, size = math.prod(input.shape[:-1]), weight.numel()
-    if rows * size < LARGE or not _is_for_onednn(input) or input.ndim < 2:
+    large = math.prod(input.shape[:-1]) * weight.numel() >= LARGE
+    given = (input, weight) if bias is None else (input, weight, bias)
+    fits = input.shape[-1:] == weight.shape[1:] and (bias is None or bias.shape == weight.shape[:1])
+    if not (large and fits and input.ndim > 1 and _are_for_onednn(*given)):
         return F.linear(input, weight, bias)
     result: Tensor = _Linear.apply(input, weight, bias)  # type: ignore[no-untyped-call]
     return result
@@ -66,11 +68,15 @@ class _Linear(torch.autograd.Function):
         return _linear(grad, weight.t(), None, "none", [], ""), None, None
 
 
-def _is_for_onednn(a: Tensor) -> bool:
-    """Whether oneDNN multiplies such a matrix in the precision that it has, and more quickly."""
-    usual = a.dtype == torch.float32 and a.device.type == "cpu"
-    as_it_is = torch._C._get_mkldnn_enabled() and not torch.is_autocast_enabled("cpu")
-    return usual and as_it_is and _onednn_is_faster()
+def _are_for_onednn(*tensors: Tensor) -> bool:
+    """Whether oneDNN multiplies such matrices in the precision that they have, and more quickly."""
+    usual = all(
+        type(each) is Tensor and each.dtype == torch.float32 and each.device.type == "cpu"
+        and each.layout == torch.strided
+        for each in tensors
+    )  # fmt: skip
+    as_they_are = torch._C._get_mkldnn_enabled() and not torch.is_autocast_enabled("cpu")
+    return usual and as_they_are and _onednn_is_faster()
 
 
 @cache
