@@ -23,6 +23,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "oneDNN" and not products._agrees():
         pytest.skip("this torch has no such operator")
     monkeypatch.setattr(products, "_onednn_is_faster", lambda: request.param == "oneDNN")
+    monkeypatch.setattr(products, "LARGE", 1 << 22)
     yield request.param
 
 

@@ -7,7 +7,6 @@ Where torch is told not to use oneDNN (`torch.backends.mkldnn.enabled = False`),
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Callable
 from functools import cache
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Below so many multiplications the call costs more than it saves.
-LARGE = 1 << 23
+LARGE = 1 << 24
 
 
 def transposed_product(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tensor:
@@ -42,10 +41,11 @@ def transposed_product(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tens
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear`, of which only the input has a gradient."""
-    large = math.prod(input.shape[:-1]) * weight.numel() >= LARGE
+    if input.numel() * len(weight) < LARGE:
+        return F.linear(input, weight, bias)
     given = (input, weight) if bias is None else (input, weight, bias)
     fits = input.shape[-1:] == weight.shape[1:] and (bias is None or bias.shape == weight.shape[:1])
-    if not (large and fits and input.ndim > 1 and _are_for_onednn(*given)):
+    if not (fits and input.ndim > 1 and _are_for_onednn(*given)):
         return F.linear(input, weight, bias)
     result: Tensor = _Linear.apply(input, weight, bias)  # type: ignore[no-untyped-call]
     return result
