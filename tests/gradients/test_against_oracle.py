@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from deniable.gradients import products
 from gradients.networks import CASES, Case, class_loss
 from oracles.gradients import clipped_sum, relative_error
 from oracles.release import released_sum
@@ -53,6 +54,22 @@ def test_the_release_equals_the_oracle(
     expected = clipped_sum(model, batch, case.loss, NORM)
     found = released_sum(copy.deepcopy(model), batch, case.loss, NORM, rows=rows)
     assert relative_error(found, expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_release_equals_the_oracle_whichever_library_multiplies(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """oneDNN, for products of any size and on any processor; it has float32 alone."""
+    if not products._agrees():
+        pytest.skip("this torch has no such operator of oneDNN")
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
+    monkeypatch.setattr(products, "LARGE", 1)
+    torch.manual_seed(7)
+    model, batch = case.build(), case.batch(7)
+    expected = clipped_sum(model, batch, case.loss, NORM)
+    found = released_sum(copy.deepcopy(model), batch, case.loss, NORM)
+    assert relative_error(found, expected) < TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
