@@ -26,6 +26,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_is_not_taken_for_a_file(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="is a folder: nothing was written"):
+        write_json(tmp_path, {})
+    assert not list(tmp_path.parent.glob("*.new"))
+
+
 def test_the_new_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "model"
     with replaced(path) as file:

@@ -77,6 +77,12 @@ def test_comparing_lists_sequences_both_ways(runs: Path, capsys: Any) -> None:
     assert "the " in printed and "⏎" in printed
 
 
+def test_a_model_beside_itself_has_no_table(runs: Path, capsys: Any) -> None:
+    assert deniable("compare", runs / "private", runs / "private") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("No example is likelier by") == 2 and "Likelier" not in said
+
+
 def test_the_same_as_json_is_in_order(runs: Path, capsys: Any) -> None:
     capsys.readouterr()
     command = ("compare", runs / "ordinary", runs / "private", "--json", "--part", "test")

@@ -86,12 +86,13 @@ def membership_command(
                 seed=seed,
                 watch=watch,
             )
-    found = membership_inference(
-        subject.model,
-        candidates,
-        shadows=trained,
-        public=None if targets.dim() > 1 else public,
-    )
+    with console.status(f"Asking the model about {len(candidates.inputs):,} rows"):
+        found = membership_inference(
+            subject.model,
+            candidates,
+            shadows=trained,
+            public=None if targets.dim() > 1 else public,
+        )
     guarantee = subject.guarantee()
     path = out or run / "attack-membership.png"
     draw_curves(
@@ -145,7 +146,8 @@ def inversion_command(
         )
     classes = range(subject.data.classes)
     attack = Inversion(steps=steps, rate=rate, process=None if raw else smoothed)
-    images = attack(subject.model, inputs.shape[1:], classes)
+    with console.status(f"Descending from {subject.data.classes} classes, {steps:,} steps each"):
+        images = attack(subject.model, inputs.shape[1:], classes)
     means = class_means(inputs, targets, classes)
     alike = correlation(images, means)
     names = class_names(subject.data.name)
