@@ -150,11 +150,11 @@ class _GRU(torch.autograd.Function):
         ctx: Any, gates: Tensor, h0: Tensor, hidden: Tensor, bias: Tensor | None,
         previous: Tensor, receive: Receive,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Run over time; `previous` receives every step's state before it."""
+        """Run over time in the memory of `gates`; `previous` receives each step's state before."""
         steps, size = gates.shape[0], h0.shape[1]
         states = gates.new_empty(steps, *h0.shape)
         recurrent = gates.new_empty(gates.shape)
-        activated = gates.clone()
+        activated = gates.detach()
         state, transposed = h0, hidden.t()
         for t in range(steps):
             previous[t] = state
@@ -228,13 +228,19 @@ class _Elman(torch.autograd.Function):
         return d_gates, carry, None, None, None, None
 
 
+def _gates(watch: Watch, x: Tensor, w: Weights) -> tuple[Tensor, Use | None]:
+    """The inputs' part of all gates and both biases, in memory that nobody else reads."""
+    gates, use = watch.linear(x, *w.all)
+    if w.hidden_bias is not None:
+        gates.detach().add_(w.hidden_bias.detach())
+    return gates, use
+
+
 def _lstm_layer(
     watch: Watch, x: Tensor, w: Weights, hx: Sequence[Tensor], real: Tensor | None
 ) -> list[Tensor]:
-    gates, use = watch.linear(x, *w.all)
+    gates, use = _gates(watch, x, w)
     h0, c0 = (each.to(gates.dtype) for each in hx)
-    if w.hidden_bias is not None:
-        gates.detach().add_(w.hidden_bias.detach())
     if real is not None:  # after its end a sequence keeps its cell: input shut, forget gate open
         size = c0.shape[1]
         keep = gates.new_zeros(4 * size)
@@ -270,10 +276,8 @@ def _elman_layer(relu: bool) -> Callable[..., list[Tensor]]:
     def layer(
         watch: Watch, x: Tensor, w: Weights, hx: Sequence[Tensor], real: Tensor | None
     ) -> list[Tensor]:
-        gates, use = watch.linear(x, *w.all)
+        gates, use = _gates(watch, x, w)
         h0 = hx[0].to(gates.dtype)
-        if w.hidden_bias is not None:
-            gates = gates + w.hidden_bias.detach().to(gates.dtype)
         previous = gates.new_empty(len(x), *h0.shape)
         receive = _beside(use, previous, w.hidden, w.hidden_bias)
         hidden = w.hidden.detach().to(gates.dtype)
