@@ -56,6 +56,7 @@ MODULES = (
     "deniable.randomness",
     "deniable.events",
     "deniable.units",
+    "deniable.numeric",
     "deniable.ledger",
     "deniable.claim",
     "deniable.pca",

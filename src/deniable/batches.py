@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from deniable.canaries import Canaries
 from deniable.errors import AttachError, CheckpointError, DeniableWarning, PlanError, StepError
 from deniable.events import SampledEvent
 from deniable.grouping import Example, Unit
+from deniable.numeric import is_whole
 from deniable.plan import Draw, Drawing, Plan
 from deniable.rows import examples_in, fingerprint, lengths_in, rows_in, tensors_of
 from deniable.sampling import Sampler
@@ -351,12 +351,12 @@ class Source:
         Raises:
             PlanError: the data do not fit the plan, or the plan leaves the drawing to a loader.
         """
-        if not (rows is None or (isinstance(rows, Integral) and rows >= 1)):
+        if not (rows is None or (is_whole(rows) and rows >= 1)):
             raise PlanError(
                 "rows, the most rows that are in memory at once, must be a whole number of at "
                 f"least 1, or None for whole batches; got {rows!r}."
             )
-        if not (steps is None or (isinstance(steps, Integral) and steps >= 0)):
+        if not (steps is None or (is_whole(steps) and steps >= 0)):
             raise PlanError(
                 "steps, the most logical batches of this pass, must be a whole number of at least "
                 f"0, or None for all that are left; got {steps!r}."

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from deniable.bounds.base import Weights
 from deniable.errors import AttachError
 from deniable.gradients.contributions import units_at_once
 from deniable.grouping import Unit
+from deniable.numeric import is_whole
 from deniable.plan import Plan
 from deniable.randomness import Streams
 from deniable.sampling import OwnLoader
@@ -98,7 +98,7 @@ class Canaries:
         if not isinstance(model, nn.Module):
             raise AttachError(f"Canaries are planted in a torch.nn.Module, got {model!r}.")
         counts = gradients, examples, of_each
-        wrong = [each for each in counts if not (each is None or isinstance(each, Integral))]
+        wrong = [each for each in counts if not (each is None or is_whole(each))]
         if wrong:
             raise AttachError(
                 f"Canaries are counted: gradients, examples and of_each are whole numbers, got "

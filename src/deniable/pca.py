@@ -7,7 +7,6 @@ the algorithm of Dwork, Talwar, Thakurta & Zhang (2014, "Analyze Gauss", algorit
 from __future__ import annotations
 
 import math
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +21,7 @@ from deniable.errors import SettingsError
 from deniable.events import GaussianEvent
 from deniable.ledger import Ledger
 from deniable.noise import Gaussian, noise_generator
+from deniable.numeric import is_whole
 from deniable.randomness import Streams
 from deniable.units import BoundedSum, Neighbouring, Sensitivity
 
@@ -67,7 +67,7 @@ class _Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def _checked(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
         rows = _rows(X)
         count = self.n_components
-        if not (isinstance(count, Integral) and 1 <= count <= rows.shape[1]):
+        if not (is_whole(count) and 1 <= count <= rows.shape[1]):
             raise SettingsError(
                 f"n_components must be a whole number from 1 to the {rows.shape[1]} features, got "
                 f"{count!r}."

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from numbers import Real
 
 from deniable.accounting import spent
 from deniable.accounting.accountants import accountant_named
 from deniable.errors import BudgetError
 from deniable.events import Event
 from deniable.ledger.statement import composed
+from deniable.numeric import is_number
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Budget:
     accountant: str = "pld"
 
     def __post_init__(self) -> None:
-        wrong = [each for each in (self.epsilon, self.delta) if not isinstance(each, Real)]
+        wrong = [each for each in (self.epsilon, self.delta) if not is_number(each)]
         if wrong:
             raise BudgetError(f"A budget is two numbers, epsilon and delta; got {wrong[0]!r}.")
         if not 0 < self.epsilon < math.inf:

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from numbers import Integral, Real
 
 from deniable.accounting import ACCOUNTANTS
 from deniable.errors import PlanError
+from deniable.numeric import is_number, is_whole
 from deniable.plan.schedule import Schedule, sized
 from deniable.plan.terms import Terms
 from deniable.sampling import Sampling, make_sampling
 from deniable.units import Neighbouring
-
-
-def is_whole(value: object) -> bool:
-    """Whether it is a whole number, of Python or NumPy."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a real number, of Python or NumPy."""
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_sizes(examples: int, batch_size: int | None, schedule: Schedule) -> None:

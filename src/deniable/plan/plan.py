@@ -14,6 +14,7 @@ from deniable.accounting import most_for
 from deniable.accounting.tally import tally
 from deniable.errors import AccountingError, PlanError
 from deniable.events import ComposedEvent, Event
+from deniable.numeric import is_number
 from deniable.plan import checks
 from deniable.plan.schedule import CONSTANT, Phase, Schedule
 from deniable.plan.solve import Asked, solve
@@ -253,7 +254,7 @@ class Plan:
         >>> plan.steps_within(2.0)
         10206
         """
-        if not (checks.is_number(epsilon) and epsilon > 0):
+        if not (is_number(epsilon) and epsilon > 0):
             raise PlanError(f"A budget must be an epsilon above 0, got {epsilon!r}.")
         before = self.part(0, start) if released is None else released
 
@@ -303,7 +304,7 @@ class Plan:
             *(fields[name] for name in SCHEDULES),
         ).neighbouring
         fields["epsilon"] = math.inf if fields["epsilon"] is None else fields["epsilon"]
-        if not (checks.is_number(fields["epsilon"]) and fields["epsilon"] >= 0):
+        if not (is_number(fields["epsilon"]) and fields["epsilon"] >= 0):
             raise PlanError(f"epsilon must be at least 0, got {fields['epsilon']!r}.")
         plan = object.__new__(cls)
         plan._fill(*(fields[name] for name in cls.__dataclass_fields__))
