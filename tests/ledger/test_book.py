@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -83,6 +84,15 @@ def test_entries_can_be_neither_changed_nor_deleted(tmp_path: Path, change: str)
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
         connection.execute(change)
     connection.close()
+
+
+def test_letting_go_of_a_ledger_closes_its_file(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l")
+    connection = ledger._store._connection
+    del ledger
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
 
 
 def test_reading_makes_no_file(tmp_path: Path) -> None:

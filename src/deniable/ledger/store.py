@@ -9,6 +9,7 @@ import secrets
 import sqlite3
 import threading
 import uuid
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -54,12 +55,8 @@ class Store:
         self.path = path
         self._lock = threading.RLock()
         self._contents, self._stale = Contents(), False
-        if path is None:
-            self._connection = _connect(None)
-            _fill(self._connection)
-            return
         with explained(path):
-            if not path.exists():
+            if path is not None and not path.exists():
                 if not create:
                     raise LedgerError(
                         f"A ledger was expected at {path}, but there is no such file. "
@@ -67,12 +64,16 @@ class Store:
                     )
                 _make(path)
             self._connection = _connect(path)
+            self._close = weakref.finalize(self, self._connection.close)
+            if path is None:
+                _fill(self._connection)
+                return
             try:
                 _check(self._connection, path)
                 with self.transaction(write=False):
                     pass
             except BaseException:
-                self._connection.close()
+                self.close()
                 raise
 
     @contextmanager
@@ -129,8 +130,8 @@ class Store:
         )
 
     def close(self) -> None:
-        """Closes the file."""
-        self._connection.close()
+        """Closes the file; so does letting go of the store."""
+        self._close()
 
     def _catch_up(self) -> None:
         """Reads the entries that are new here, and sees that the last known one is still there."""
@@ -181,8 +182,12 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
     )
-    # EXTRA also syncs the folder after a commit, without which power loss can undo the last one.
-    connection.execute("PRAGMA synchronous = EXTRA")
+    try:
+        # EXTRA also syncs the folder after a commit, or power loss could undo the last one.
+        connection.execute("PRAGMA synchronous = EXTRA")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
