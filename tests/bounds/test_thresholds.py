@@ -122,6 +122,39 @@ def test_nothing_to_choose_from_costs_nothing() -> None:
     assert ledger.runs() == []
 
 
+@pytest.mark.parametrize("quantile", [-0.1, 5.0, math.nan])
+def test_a_quantile_at_which_a_row_could_move_a_score_by_more_than_1_is_refused(
+    quantile: float,
+) -> None:
+    """The negative control: of one row more, the scores for the quantile 5 move by up to 5."""
+    few, more = (closeness(torch.ones(rows), [0.5, 2.0], 5.0) for rows in (3, 4))
+    assert max(abs(a - b) for a, b in zip(few, more, strict=True)) == 5
+    ledger = Ledger(None)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Clip.privately(
+            network(), loss, data(), CANDIDATES,
+            by=Exponential(1.0), ledger=ledger, quantile=quantile,
+        )  # fmt: skip
+    assert ledger.runs() == []
+
+
+def test_a_choice_on_other_data_is_refused_before_they_are_looked_at() -> None:
+    ledger = Ledger(None)
+    chosen(1.0, ledger)
+
+    def never(*_: object) -> Tensor:
+        raise AssertionError("data was looked at")
+
+    by, others = Exponential(1.0), data(40)
+    with pytest.raises(deniable.errors.LedgerError, match="belongs to the data set"):  # type: ignore[attr-defined]
+        Clip.privately(network(), never, others, CANDIDATES, by=by, ledger=ledger)
+    assert len(ledger.runs()) == 1
+    named = Ledger(None, data="measurements")
+    for each in (data(), others):
+        Clip.privately(network(), loss, each, CANDIDATES, by=by, ledger=named)
+    assert len(named.runs()) == 2
+
+
 def test_the_choice_composes_with_the_training_that_follows() -> None:
     ledger = Ledger(None)
     model = network()

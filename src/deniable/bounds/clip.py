@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from deniable.bounds.base import Bound, Gradients, Limited
 from deniable.bounds.thresholds import Choice, Loss, closeness, norms_of_rows
 from deniable.bounds.views import Scaled
+from deniable.rows import fingerprint
 from deniable.units import Sensitivity
 
 if TYPE_CHECKING:
@@ -98,22 +99,27 @@ class Clip(Bound):
         Args:
             model: before it is attached.
             loss: called as `loss(model, *row)` on batches of one row.
-            data: private tensors with the rows in dimension 0, each row one example; all that the
-                ledger is for, or a part that was chosen without looking at it.
+            data: private tensors with the rows in dimension 0, each row one example: the data set
+                that is trained on. A part that was chosen without looking at it is another form of
+                the same data: a ledger for both is named, `Ledger(path, data="...")`.
             candidates: public thresholds to choose from, such as 0.1, 0.2, 0.4 and so on.
             by: who chooses: `deniable.noise.Exponential(epsilon)`.
             ledger: of the data.
-            quantile: the share of rows whose norm shall be within the threshold.
+            quantile: the share of rows whose norm shall be within the threshold, between 0 and 1.
             run_id: the choice's name in the ledger; a fresh one if not given.
 
         Raises:
             BudgetError: the ledger's budget has no room for the choice; nothing was computed.
-            ValueError: no candidates, or one is no threshold.
+            LedgerError: the ledger is that of another data set.
+            ValueError: no candidates, one is no threshold, or the quantile is not between 0 and 1.
         """
         bounds = [cls(each) for each in candidates]
         if not bounds:
             raise ValueError("A private choice needs candidates. Give thresholds such as 0.1, 1.")
+        if not 0 <= quantile <= 1:  # beyond, one row would move a score by more than 1
+            raise ValueError(f"A quantile must lie between 0 and 1, got {quantile!r}.")
         event = by.event
+        ledger.recognise(fingerprint(tuple(data)))
         ledger.release(
             run_id or f"clip-threshold-{uuid.uuid4().hex[:12]}",
             event,

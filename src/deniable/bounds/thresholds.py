@@ -50,7 +50,8 @@ def closeness(norms: Tensor, candidates: Sequence[float], quantile: float) -> li
     """How close each candidate is to the quantile: minus the rows that it is off by.
 
     `-|#{norms <= candidate} - quantile * rows|`, which one row moves by at most 1, whether it is
-    added, removed or replaced. A norm that is not a number is above every candidate.
+    added, removed or replaced, for quantiles from 0 to 1. A norm that is not a number is above
+    every candidate.
     """
     target = Fraction(quantile) * len(norms)
     return [-abs(int((norms <= each).sum()) - target) for each in candidates]
