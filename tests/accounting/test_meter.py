@@ -132,6 +132,12 @@ def test_where_distributions_are_no_help_it_is_the_accountant(whole: Event, delt
     assert Meter(whole, delta, "rdp").epsilon(some) == ACCOUNTANTS["rdp"].epsilon(some, delta)
 
 
+@pytest.mark.parametrize("noise", [2e-4, 1e-3, 1e-2])
+def test_a_noise_as_small_as_any_that_counts_is_answered(noise: float) -> None:
+    """Where delta is the rate or more, epsilon is 0 at any noise: solving a plan asks for it."""
+    assert Meter(phase(0.01, noise, 1), 0.02).epsilon(phase(0.01, noise, 1)) < math.inf
+
+
 def test_what_it_does_not_know_is_refused() -> None:
     with pytest.raises(AccountingError, match="strictly between 0 and 1"):
         Meter(KNOWN, 0.0)

@@ -99,7 +99,8 @@ def _interval(counts: Counter[TalliedEvent], bound: float) -> float:
 
 def coarse_interval(counts: Counter[TalliedEvent]) -> float:
     """A grid for quick looks: it adds some 0.3% to epsilon, and contains every coarser one."""
-    return _affordable(math.sqrt(_variance(counts) / counts.total()) / 4, counts)
+    fitted = math.sqrt(_variance(counts) / counts.total()) / 4
+    return _affordable(min(fitted, COARSEST_INTERVAL), counts)
 
 
 def _affordable(interval: float, counts: Counter[TalliedEvent]) -> float:
