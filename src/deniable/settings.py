@@ -107,7 +107,7 @@ class Settings:
         checkpoint_seconds: time between checkpoints.
         audit: train with canaries, and audit what is claimed when the run is complete.
         canaries: how many gradient canaries; None: as many as tell much and cost little.
-        mislabelled: how many mislabelled examples are canaries, too; None: none.
+        mislabelled: how many training examples are mislabelled, as canaries, too; None: none.
         workers: how many processes train together, beside one that coordinates; None: one alone.
         mode: who adds noise when several do: central, shares or local.
         upload: of local, the share of coordinates that is sent; None: all of them.

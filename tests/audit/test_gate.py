@@ -22,6 +22,7 @@ from deniable.report import render
 from deniable.runfolder import RunFolder
 from deniable.settings import Settings
 from deniable.training import begin, fit
+from deniable.training.start import joined, load_data
 
 QUICK = {"batch_size": 256, "epochs": 6, "canaries": 2000, "mislabelled": 60, "audit": True}
 
@@ -61,12 +62,29 @@ def test_the_plan_counts_canaries_and_draws_everyone_as_often_as_without(run: Pa
     record = RunFolder(run).read()
     plan, without = record["plan"], begin_only(run.parent / "plain")
     assert record["canaries"] == {"gradients": 2000, "examples": 60}
-    assert plan["examples"] == 1437 + 2060
+    assert plan["examples"] == 1437 + 2000
     assert record["data"]["examples"] == 1437
     rate, plain_rate = (each["batch_size"] / each["examples"] for each in (plan, without))
     assert plain_rate * 0.99 < rate <= plain_rate
     assert plan["steps"] == without["steps"]
     assert plan["noise_multiplier"] == pytest.approx(without["noise_multiplier"], rel=0.01)
+
+
+def test_no_example_is_in_the_data_twice_for_being_mislabelled() -> None:
+    settings = Settings.choose("digits", **QUICK)
+    data = load_data(settings)
+    rows = joined(data, settings, "a run")
+    assert sorted(map(bytes, rows.inputs)) == sorted(map(bytes, data.train.inputs))
+    targets = {bytes(x): y for x, y in zip(data.train.inputs, data.train.targets, strict=True)}
+    assert len(targets) == 1437  # no two look alike
+    wrong = [targets[bytes(x)] != y for x, y in zip(rows.inputs, rows.targets, strict=True)]
+    assert wrong == [False] * (1437 - 60) + [True] * 60
+
+
+def test_not_every_example_can_be_mislabelled(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="must be below that, got 1,437"):
+        begin(Settings.choose("digits", **(QUICK | {"mislabelled": 1437})), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_data_than_the_run_was_trained_on_are_refused(run: Path, tmp_path: Path) -> None:

@@ -56,9 +56,9 @@ def opening(run: Run) -> str:
     canaries = run.private.canaries
     if canaries is not None:
         lines.append(
-            f"Audited: {canaries.gradients:,} gradient canaries and {canaries.examples:,} "
-            "mislabelled examples are members of the plan beside the data, each in or out by a "
-            "fair coin."
+            f"Audited: {canaries.gradients:,} gradient canaries are members of the plan beside the "
+            f"data, and {canaries.examples:,} examples are mislabelled, each in or out by a fair "
+            "coin."
         )
     if run.settings.workers:
         lines.append(_together(run))

@@ -128,7 +128,7 @@ def train_command(
     ] = None,
     mislabelled: Annotated[
         int | None,
-        typer.Option(help="Mislabelled examples that are canaries, too [none]."),
+        typer.Option(help="Training examples to mislabel, as canaries, too [none]."),
     ] = None,
     workers: Annotated[
         int | None,

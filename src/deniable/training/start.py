@@ -75,8 +75,13 @@ def begin(
     device = device_for(settings)
     model, optimizer = model_and_optimizer(settings, data, device)
     examples, canaries = len(data.train.inputs), _canaries(settings, model)
+    if (settings.mislabelled or 0) >= examples:
+        raise SettingsError(
+            f"Mislabelled examples take the places of some of the {examples:,} training examples: "
+            f"mislabelled must be below that, got {settings.mislabelled:,}."
+        )
     # Canaries are members: the batches grow with them, so that everyone joins as often as without.
-    grown = 1 + (0 if canaries is None else len(canaries)) / examples
+    grown = 1 + (0 if canaries is None else canaries.gradients) / examples
     size, most = settings.batch_size, settings.max_batch_size
     plan = Plan(
         examples=round(examples * grown),
@@ -270,21 +275,21 @@ def _attached(
 
 
 def joined(data: Dataset, settings: Settings, run_id: str) -> Arrays:
-    """The training rows, followed by the audit's mislabelled ones.
+    """The training rows; at the end those that the audit mislabels, each in place of itself.
 
-    A mislabelled row is one of the training rows, or of its symbols for text, with targets drawn
-    anew. Which they are is no secret; which of them are in is, and the run's canaries know it.
+    A mislabelled row has another target; of text, at every position. With a copy beside the row its
+    example would be in the data twice, and protected less than is claimed. Which rows they are is
+    no secret; which of them are in is, and the run's canaries know it.
     """
     if not settings.mislabelled:
         return data.train
     generator = np.random.default_rng(list(run_id.encode()))
-    rows = generator.integers(len(data.train.inputs), size=settings.mislabelled)
-    inputs, targets = data.train.inputs[rows], data.train.targets[rows]
-    moved = generator.integers(1, data.classes, size=targets.shape)
-    return Arrays(
-        np.concatenate([data.train.inputs, inputs]),
-        np.concatenate([data.train.targets, (targets + moved) % data.classes]),
-    )
+    order = generator.permutation(len(data.train.inputs))
+    inputs, targets = data.train.inputs[order], data.train.targets[order]
+    wrong = targets[-settings.mislabelled :]
+    wrong += generator.integers(1, data.classes, size=wrong.shape)
+    wrong %= data.classes
+    return Arrays(inputs, targets)
 
 
 def _canaries(settings: Settings, model: nn.Module) -> Canaries | None:
