@@ -61,6 +61,30 @@ def test_intervals_hold_the_true_area_as_often_as_they_say() -> None:
     assert held >= 360
 
 
+def intervals_that_hold(members: int, others: int, shift: float) -> int:
+    """Of 200, drawn with that shift: how many hold the true area."""
+    generator = np.random.default_rng(0)
+    truth = 0.5 * (1 + math.erf(shift / 2))
+    held = 0
+    for _ in range(200):
+        found = Roc(generator.normal(shift, 1, members), generator.normal(0, 1, others)).auc
+        held += found.low <= truth <= found.high
+    return held
+
+
+@pytest.mark.parametrize(("members", "others"), [(1, 100), (3, 100), (5, 5), (20, 20)])
+@pytest.mark.parametrize("shift", [0.0, 2.5])
+def test_intervals_of_few_examples_hold_the_true_area_too(
+    members: int, others: int, shift: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 200 intervals at 95%, fewer than 178 hold with probability below 1e-3; without the exact
+    interval, that of one member and 100 others holds it in a quarter."""
+    assert intervals_that_hold(members, others, shift) >= 178
+    if (members, shift) == (1, 0.0):
+        monkeypatch.setattr("deniable.audit.roc.FEWEST_OF_EACH", 0)
+        assert intervals_that_hold(members, others, shift) < 100
+
+
 def test_the_interval_of_scores_that_tell_nothing_holds_one_half_and_of_others_does_not() -> None:
     """A null interval at 95% misses by chance; this seed is one of the 95, the control is not."""
     generator = np.random.default_rng(4)

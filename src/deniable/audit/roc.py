@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil, floor
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +20,7 @@ from scipy.stats import binomtest, norm, rankdata
 
 CONFIDENCE = 0.95
 POINTS = 200  # of a curve that is drawn
+FEWEST_OF_EACH = 10  # for the central limit theorem
 RATES = (0.001, 0.01)  # of false positives, at which an attack is said to find so many
 NO_GUARANTEE = "an attack, no guarantee"
 ATTACKS = {
@@ -112,7 +114,9 @@ class Roc:
         """The area under the curve: how often a member scores above a non-member; ties count half.
 
         The interval is that of DeLong, DeLong & Clarke-Pearson (1988): by the central limit
-        theorem. Where the two sides do not overlap, it is an exact one for the smaller side.
+        theorem. Where the smaller side has too few examples for that, it is the exact one of a
+        share of them, which varies more than any area does (Birnbaum & Klose, 1957, "Bounds for the
+        Variance of the Mann-Whitney Statistic").
         """
         m, n = len(self.members), len(self.non_members)
         ranks = rankdata(np.concatenate([self.members, self.non_members]))
@@ -120,10 +124,10 @@ class Roc:
         of_others = 1 - (ranks[m:] - rankdata(self.non_members)) / m
         area = float(of_members.mean())
         variance = _variance_of_mean(of_members) + _variance_of_mean(of_others)
-        if variance == 0:
-            few = min(m, n)
-            exact = Estimate.of_share(round(area * few), few)
-            return Estimate(area, exact.low, exact.high)
+        few = min(m, n)
+        if variance == 0 or few * min(area, 1 - area) < FEWEST_OF_EACH:
+            below, above = (Estimate.of_share(each(area * few), few) for each in (floor, ceil))
+            return Estimate(area, below.low, above.high)
         reach = float(norm.ppf((1 + CONFIDENCE) / 2)) * variance**0.5
         return Estimate(area, max(0.0, area - reach), min(1.0, area + reach))
 
