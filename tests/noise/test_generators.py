@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from scipy import stats
 
 from deniable.noise import KeystreamGenerator, PhiloxGenerator, noise_generator
 
@@ -46,16 +49,40 @@ def test_float32_normals_are_those_of_the_slow_twin() -> None:
     torch.testing.assert_close(drawn.double(), expected, rtol=1e-5, atol=5e-6)
 
 
-@pytest.mark.parametrize(("precision", "reach"), [(torch.float32, 7.4), (torch.float64, 8.5)])
-def test_the_tail_reaches_beyond_what_a_training_run_draws(
-    monkeypatch: pytest.MonkeyPatch, precision: torch.dtype, reach: float
+def begin_with(
+    generator: KeystreamGenerator, word: int, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A billion draws reach 6: a tail that ended there would show which sum it was added to."""
+    """Make the first words of a keystream this one, and those after them what they are."""
+    drawn, left = generator._next_words, iter(range(calls))
+
+    def next_words(count: int) -> Any:
+        words = drawn(count)
+        if next(left, None) is not None:
+            words[:] = word
+        return words
+
+    monkeypatch.setattr(generator, "_next_words", next_words)
+
+
+@pytest.mark.parametrize("zeros", [1, 2])
+@pytest.mark.parametrize(("precision", "bits"), [(torch.float32, 40), (torch.float64, 53)])
+def test_the_tail_goes_on_where_the_first_bits_end(
+    monkeypatch: pytest.MonkeyPatch, precision: torch.dtype, bits: int, zeros: int
+) -> None:
+    """Half of the squared length is exponential, also beyond these bits: false below 1e-6.
+
+    A tail that ends there, at 7.4 deviations in float32, is rejected: all lengths would be one.
+    """
+    lengths = []
     generator = KeystreamGenerator(KEY, precision)
-    nothing = torch.zeros(2, dtype=torch.int64)
-    monkeypatch.setattr(generator, "_next_words", lambda count: nothing[:count])
-    largest = generator.normal((2,), dtype=precision, device=CPU).max()
-    assert reach < largest < reach + 0.2
+    for _ in range(500):
+        begin_with(generator, 0, zeros, monkeypatch)
+        pair = generator.normal((2,), dtype=precision, device=CPU)
+        monkeypatch.undo()
+        lengths.append(float(pair.double().square().sum()) / 2)
+    beyond = np.array(lengths) - zeros * bits * math.log(2)
+    assert stats.kstest(beyond, "expon").pvalue > 1e-6
+    assert stats.kstest(np.zeros(500), "expon").pvalue < 1e-6
 
 
 @pytest.mark.parametrize("word", [0, -1, 2**63 - 1, -(2**63), 2**40 - 1, 2**53 - 1])
@@ -64,7 +91,7 @@ def test_extreme_random_words_give_finite_normals(
     monkeypatch: pytest.MonkeyPatch, precision: torch.dtype, word: int
 ) -> None:
     generator = KeystreamGenerator(KEY, precision)
-    monkeypatch.setattr(generator, "_next_words", lambda count: torch.full((count,), word))
+    begin_with(generator, word, 1, monkeypatch)
     assert bool(generator.normal((2,), dtype=precision, device=CPU).isfinite().all())
 
 

@@ -87,9 +87,10 @@ class KeystreamGenerator:
 
     `sqrt(-2 ln u) * (cos 2 pi v, sin 2 pi v)` with u in (0, 1] and v in [-1/2, 1/2) (Box &
     Muller, 1958, "A Note on the Generation of Random Normal Deviates"). In float64, u and v have
-    53 bits each and the tail ends at 8.6 standard deviations. In float32, u has 40 bits and v 24,
-    and the tail ends at 7.4; that of a u of 24 bits, at 5.8, would be seen missing over a billion
-    draws.
+    53 bits each; in float32, u has 40 bits and v 24. Where all bits of u are 0, beyond 8.6 standard
+    deviations or 7.4, u gets as many bits more, and so on. If the tail ended there, a release that
+    lies beyond would show for certain that the sum was another: too often where delta is tiny, or
+    the noise a small part of the sensitivity.
 
     Args:
         key: 32 bytes.
@@ -141,12 +142,12 @@ class KeystreamGenerator:
         radius, angle = out[:pairs], out[pairs:]
         if out.dtype == np.float64:
             words = self._next_words(2 * pairs)
-            self._fill_radius(radius, words[:pairs], bits=53)
             self._fill_angle(angle, words[pairs:], bits=53)
+            self._fill_radius(radius, words[:pairs], bits=53)
         else:
             words = self._next_words(pairs)
-            self._fill_radius(radius, words, bits=40)
             self._fill_angle(angle, words, bits=24)
+            self._fill_radius(radius, words, bits=40)
         cosine = _function("cos", angle, self._some_bits.view(out.dtype)[:pairs])
         _function("sin", angle, angle)
         angle *= radius
@@ -157,8 +158,18 @@ class KeystreamGenerator:
         low = np.bitwise_and(words, (1 << bits) - 1, out=self._some_bits[: len(words)])
         low += 1
         _function("log", _scaled(low, 2.0**-bits, out), out)
+        if low.min() == 1:
+            for place in np.flatnonzero(low == 1):
+                out[place] = self._log_of_least(bits)
         out *= -2
         np.sqrt(out, out=out)
+
+    def _log_of_least(self, bits: int) -> float:
+        """`ln u` where the first bits of u are all 0; it takes further words of the keystream."""
+        zeros = bits
+        while not (rest := int(self._next_words(1)[0]) & ((1 << bits) - 1)):
+            zeros += bits
+        return math.log(rest + 1) - (zeros + bits) * math.log(2)
 
     def _fill_angle(self, out: NDArray[Any], words: NDArray[np.int64], bits: int) -> None:
         """Angles in [-pi, pi) from the high bits."""

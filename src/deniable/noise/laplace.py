@@ -31,8 +31,8 @@ class Laplace:
     Significance of the Least Significant Bits For Differential Privacy", reads a sum from them
     otherwise). What rounding adds to the sensitivity is added to the scale. The noise itself is
     computed in float64, as `xy + zw` of four standard normals, which is exactly Laplace for real
-    numbers. Of floats, its tail ends at about 73 scales, and far out they are sparser than the
-    grid: epsilon is as good as those normals, and not a proof.
+    numbers. Floats far out are sparser than the grid: epsilon is as good as those normals, and not
+    a proof.
 
     Args:
         noise_multiplier: the scale over the sensitivity, at least 0. 0 adds nothing and guarantees
