@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import combinations, pairwise, permutations
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from torch import Tensor, nn
 
 import deniable
 from deniable.batches import _cuts
 from deniable.errors import PlanError
+from deniable.units import Neighbouring, Sensitivity
 from gradients.networks import CASES
 from oracles.gradients import clipped_means, gradients_of_rows, relative_error
 from oracles.release import everyone
@@ -128,6 +130,51 @@ def test_one_example_more_can_move_a_microbatch_by_twice_the_bound_and_not_by_mo
 
     moved = float((total(2) - total(1)).norm())
     assert moved == pytest.approx(0.2, rel=1e-5)
+
+
+def most_told(data: list[float], other: list[float], deviation: float, epsilon: float) -> float:
+    """Delta at epsilon of one noisy sum of 2 of 4 examples, in 2 microbatches clipped to 1."""
+    at = np.linspace(-4 - 9 * deviation, 4 + 9 * deviation, 20_001)
+
+    def density(rows: list[float]) -> Any:
+        sums = [
+            np.clip([one, two], -1, 1).sum() if apart else np.clip((one + two) / 2, -1, 1)
+            for one, two in combinations(rows, 2)
+            for apart in (True, False)
+        ]
+        return np.mean([stats.norm.pdf(at, total, deviation) for total in sums], axis=0)
+
+    exceeding = density(data) - math.exp(epsilon) * density(other)
+    return float(np.trapezoid(np.maximum(exceeding, 0), at))
+
+
+def test_replacing_an_example_in_its_place_tells_no_more_than_is_stated() -> None:
+    """By integration over all batches and microbatches; half of that noise is too little."""
+    plan = deniable.Plan(4, 2, steps=1, epsilon=1.0, delta=0.01, sampling="fixed-size")
+    deviation = 2 * plan.noise_multiplier
+    told = [
+        (most_told([u, *rest], [v, *rest], deviation, plan.epsilon),
+         most_told([u, *rest], [v, *rest], deviation / 2, plan.epsilon))
+        for u, v in permutations((9.0, 0.5, -9.0), 2)
+        for rest in ([-1.0, -1.0, -1.0], [1.0, 1.0, 1.0], [-1.0, 0.5, 1.0])
+    ]  # fmt: skip
+    assert max(once for once, _ in told) <= 0.01
+    assert max(half for _, half in told) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("sampling", "bounds"), [("fixed-size", 2), ("shuffled", 2), ("poisson", 4)]
+)
+def test_noise_on_microbatches_is_for_twice_the_bound_where_batches_are_of_places(
+    sampling: str, bounds: int
+) -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    plan = deniable.Plan(
+        4, 2, steps=1, noise_multiplier=1.0, delta=0.01, sampling=sampling, neighbouring="replace"
+    )
+    private = deniable.attach(model, optimizer, plan, unit=deniable.Microbatch(1))
+    assert private.sensitivity == Sensitivity(bounds, Neighbouring.REPLACE)
 
 
 def test_no_piece_is_empty_where_some_units_have_no_rows() -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deniable.errors import PlanError
+from deniable.units import Neighbouring, Sensitivity
 
 Indices = NDArray[np.int64]
 
@@ -24,7 +26,8 @@ class Unit(ABC):
 
     Attributes:
         protects: what the guarantee is about, in words.
-        sensitivity_factor: how many bounded gradients one protected unit can touch.
+        sensitivity_factor: by how much further one protected unit can move a sum than one bounded
+            gradient that is added or removed.
     """
 
     protects: str = "one example"
@@ -37,6 +40,19 @@ class Unit(ABC):
             PlanError: the data set does not fit the unit.
         """
         return rows
+
+    def sensitivity(
+        self, one: Sensitivity, neighbouring: Neighbouring, *, in_place: bool
+    ) -> Sensitivity:
+        """How far one protected unit can move a sum.
+
+        Args:
+            one: how far one bounded gradient does, added or removed.
+            neighbouring: the relation of the plan.
+            in_place: whether batches are of places: see `Sampling.in_place`.
+        """
+        whole = replace(one, value=one.value * self.sensitivity_factor, unit=self.protects)
+        return whole.under(neighbouring)
 
     @abstractmethod
     def rows(
@@ -86,6 +102,11 @@ class Microbatch(Unit):
     drawn. One example more changes one microbatch's mean from one bounded vector to another, so
     the sum moves by up to **twice** the bound: noise is scaled to that.
 
+    Replaced by another in its place, an example changes one mean as well, and moves the sum as far.
+    That is all of it where batches are of places ("fixed-size" and "shuffled"), since there the
+    other is in the very microbatch. Under Poisson sampling both are compared with nobody, from whom
+    each may be twice the bound away on opposite sides: noise is scaled to **four** times it.
+
     Args:
         size: the expected number of examples in a microbatch; any batch size fits.
 
@@ -99,6 +120,15 @@ class Microbatch(Unit):
         if not (isinstance(size, int) and size >= 1):
             raise PlanError(f"A microbatch needs a size of at least 1, got {size!r}.")
         self.size = size
+
+    def sensitivity(
+        self, one: Sensitivity, neighbouring: Neighbouring, *, in_place: bool
+    ) -> Sensitivity:
+        """Twice the bound; four times it where an example is replaced and may also be nowhere."""
+        added = super().sensitivity(one, one.neighbouring, in_place=in_place)
+        if in_place:
+            return replace(added, neighbouring=neighbouring)
+        return added.under(neighbouring)
 
     def denominator(self, batch_size: int) -> int:
         """How many microbatches the expected batch makes."""

@@ -46,7 +46,7 @@ from deniable.open_batch import OpenBatch
 from deniable.plan import Plan
 from deniable.randomness import Streams, derived_seed, numpy_generator
 from deniable.ranks import Ranks
-from deniable.sampling import OwnLoader
+from deniable.sampling import SAMPLINGS, OwnLoader
 from deniable.saved_state import (
     STATE_VERSION,
     check_rank,
@@ -469,9 +469,8 @@ class PrivateSession:
 
     def _of_protected(self, one: Sensitivity) -> Sensitivity:
         """For one protected unit under the plan's relation, from that of one bounded gradient."""
-        value = one.value * self._unit.sensitivity_factor
-        whole = replace(one, value=value, unit=self._unit.protects)
-        return whole.under(self.plan.neighbouring)
+        in_place = SAMPLINGS[self.plan.sampling].in_place
+        return self._unit.sensitivity(one, self.plan.neighbouring, in_place=in_place)
 
     @property
     def bound(self) -> Bound:

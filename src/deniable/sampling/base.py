@@ -34,6 +34,8 @@ class Sampling(ABC):
         relations: the neighbouring relations that it can be stated under, the usual one first.
         why_not: why it is no guarantee under the other relations, where there are any.
         amplifies: whether the guarantee counts on the chance of who is in a batch.
+        in_place: whether a batch is a fixed number of places: who is not in it leaves their place
+            to another, or empty, and who is replaced leaves it to who comes.
         period: how many successive steps are accounted for together.
 
     Raises:
@@ -44,6 +46,7 @@ class Sampling(ABC):
     relations: ClassVar[tuple[Neighbouring, ...]]
     why_not: ClassVar[str] = ""
     amplifies: ClassVar[bool] = True
+    in_place: ClassVar[bool] = False
     period: int = 1
 
     def __init__(self, examples: int, batch_size: int) -> None:

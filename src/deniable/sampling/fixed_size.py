@@ -26,6 +26,7 @@ class FixedSizeSampler(Sampler):
     """
 
     name = "fixed-size"
+    in_place = True
     relations = (Neighbouring.REPLACE,)
     why_not = "with one example more, every other is drawn less often"
 

@@ -33,6 +33,7 @@ class ShuffledSampler(Sampler):
 
     name = "shuffled"
     amplifies = False
+    in_place = True
     relations = (Neighbouring.ADD_OR_REMOVE, Neighbouring.REPLACE)
 
     def __init__(
