@@ -178,7 +178,6 @@ class PrivatePCA(_Projection):
                 "components": int(self.n_components),
                 "noise": {"secure": self.secure, "seeded": self.seed is not None},
             },
-            neighbouring=event.neighbouring,
         )
         if ledger is not self.ledger:
             ledger.close()

@@ -244,6 +244,15 @@ def test_releases_on_other_terms_do_not_compose_here() -> None:
         book.run("b")
 
 
+def test_a_release_is_stated_under_the_relation_of_its_event() -> None:
+    """Pitfall: privacy 14."""
+    book = Ledger(None)
+    book.release("mean", GaussianEvent(1.0, Neighbouring.REPLACE))
+    assert book.runs()[0].neighbouring is Neighbouring.REPLACE
+    with pytest.raises(LedgerError, match="under the relation replace"):
+        book.release("median", GaussianEvent(1.0))
+
+
 def test_a_release_outside_training_is_one_event_on_record() -> None:
     """Statistics, PCA and audits compose with training. Pitfall: users 12."""
     book = Ledger(None)

@@ -124,7 +124,6 @@ class Clip(Bound):
             run_id or f"clip-threshold-{uuid.uuid4().hex[:12]}",
             event,
             description={"choice": "clip threshold", "candidates": [each.norm for each in bounds]},
-            neighbouring=event.neighbouring,
         )
         norms = norms_of_rows(model, loss, data)
         scores = closeness(norms, [each.norm for each in bounds], quantile)

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from deniable.errors import BudgetError, LedgerError
-from deniable.events import Event
+from deniable.events import Event, neighbouring_of
 from deniable.ledger.budget import Budget, Guard
 from deniable.ledger.contents import Contents, RunRecord
 from deniable.ledger.run import RunLedger, check_expected, check_kind
@@ -98,10 +98,17 @@ class Ledger:
         event: Event,
         *,
         description: Mapping[str, Any] | None = None,
-        neighbouring: Neighbouring = Neighbouring.ADD_OR_REMOVE,
+        neighbouring: Neighbouring | None = None,
         unit: str = EXAMPLE,
     ) -> None:
         """Records one release outside training (statistics, PCA, an audit), before it is made.
+
+        Args:
+            run_id: its name.
+            event: what is released.
+            description: JSON values that say what it is.
+            neighbouring: the relation under which it is stated; the event's own if not given.
+            unit: what the guarantee is about, in words.
 
         Raises:
             BudgetError: it would pass the budget, or the ledger is closed; it must not be made.
@@ -112,7 +119,7 @@ class Ledger:
             planned=1,
             expected=event,
             description=description,
-            neighbouring=neighbouring,
+            neighbouring=neighbouring or neighbouring_of(event),
             unit=unit,
             block=1,
         )
