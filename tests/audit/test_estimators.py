@@ -169,13 +169,28 @@ def test_more_guesses_of_the_same_quality_give_a_larger_bound() -> None:
     assert bounds[-1] < math.log(9)
 
 
+def test_a_score_without_an_end_tells_as_much_as_a_large_one() -> None:
+    inside, outside = np.full(50, 5.0), np.full(50, -5.0)
+    large = from_scores(inside, outside, delta=0.0)
+    assert large.epsilon > 1
+    assert from_scores(inside * math.inf, outside * math.inf, delta=0.0) == large
+
+
+def test_guesses_may_be_counted_by_numpy() -> None:
+    coins = np.arange(40) % 2 == 0
+    found = from_one_run(coins, coins, delta=0.0, guesses=np.int64(20))
+    assert found == from_one_run(coins, coins, delta=0.0, guesses=20)
+
+
 def test_what_cannot_be_scored_is_refused_in_words() -> None:
     with pytest.raises(ValueError, match="NaN"):
         from_scores([1.0, math.nan], [0.0, 1.0], delta=0.0)
     with pytest.raises(ValueError, match="one coin and one score a canary"):
         from_one_run([True, False], [1.0], delta=0.0, guesses=1)
-    with pytest.raises(ValueError, match="guesses must be between 1 and"):
+    with pytest.raises(ValueError, match="guesses must be a whole number between 1"):
         from_one_run([True, False], [1.0, 0.0], delta=0.0, guesses=3)
+    with pytest.raises(ValueError, match=r"got 1\.0"):
+        from_one_run([True, False], [1.0, 0.0], delta=0.0, guesses=1.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least one number of guesses"):
         from_one_run([True, False], [1.0, 0.0], delta=0.0, guesses=[])
     with pytest.raises(ValueError, match="between 0 and 1"):

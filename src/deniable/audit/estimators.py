@@ -225,13 +225,13 @@ def _best(
     few = np.unique(np.round(len(others) ** exponents / 2**exponents).astype(int))
     ranks = np.unique(np.concatenate([few, len(others) + 1 - few]).clip(1, len(others)))
     error = (1 - confidence) / len(ranks)
-    best = _Threshold(0.0, math.inf, 0, 0)
+    best = _Threshold(-1.0, math.inf, 0, 0)  # any is better
     for rank in ranks:
         level = float(ordered[rank - 1])
         found = len(members) - int(np.searchsorted(sorted_members, level, side="right"))
         hit, false = _rates(found, len(members), int(rank) - 1, len(others), error / 2)
         value = _from_errors(hit, false, delta, family)
-        if value > best.value or not math.isfinite(best.level):
+        if value > best.value:
             best = _Threshold(value, level, found, int(rank) - 1)
     return best
 

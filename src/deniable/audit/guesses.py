@@ -6,7 +6,7 @@ On numpy and scipy alone: importable without torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,6 +20,7 @@ from deniable.audit.tradeoff import (
     largest,
     least_false_positives,
 )
+from deniable.numeric import is_whole
 from deniable.units import PrivacyCurve, Spent
 
 # Shares of canaries that are guessed on.
@@ -66,7 +67,7 @@ def from_one_run(
     True
     """
     check(delta, confidence)
-    tried = [guesses] if isinstance(guesses, int) else list(guesses)
+    tried = list(guesses) if isinstance(guesses, Iterable) else [guesses]
     if not tried:
         raise ValueError("from_one_run needs at least one number of guesses, got none.")
     error, best = (1 - confidence) / len(tried), None
@@ -152,9 +153,10 @@ def right_guesses(coins: ArrayLike, scores: ArrayLike, guesses: int) -> tuple[in
             "from_one_run expects one coin and one score a canary, none of them NaN; got shapes "
             f"{given.shape} and {found.shape}, {int(np.isnan(found).sum())} of them NaN."
         )
-    if not 1 <= guesses <= len(given):
+    if not (is_whole(guesses) and 1 <= guesses <= len(given)):
         raise ValueError(
-            f"guesses must be between 1 and the number of canaries, {len(given)}; got {guesses}."
+            "guesses must be a whole number between 1 and the number of canaries, "
+            f"{len(given)}; got {guesses!r}."
         )
     order = np.argsort(found, kind="stable")
     low = guesses // 2
