@@ -36,6 +36,12 @@ _STYLE: dict[Any, Any] = {
     "xtick.minor.visible": False,
     "ytick.minor.visible": False,
 }
+# The forms that a figure may have. Neither a date nor a version: the same figure is the same file.
+_UNDATED: dict[str, Any] = {
+    ".svg": {"Date": None},
+    ".png": {"Software": None},
+    ".pdf": {"CreationDate": None},
+}
 
 
 @contextmanager
@@ -47,14 +53,12 @@ def figure_file(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
         size: in inches.
 
     Raises:
-        SettingsError: the folder does not exist, or the ending is unknown.
+        SettingsError: the folder does not exist, or the ending is another.
     """
     from matplotlib import rc_context, rcdefaults, rcParams
-    from matplotlib.backend_bases import FigureCanvasBase
     from matplotlib.figure import Figure
 
-    forms = FigureCanvasBase.get_supported_filetypes()
-    if path.suffix[1:] not in forms or not path.parent.is_dir():
+    if path.suffix not in _UNDATED or not path.parent.is_dir():
         raise SettingsError(
             f"A figure must go to a file that ends in .svg, .png or .pdf, in a folder that exists, "
             f"got {path}."
@@ -64,7 +68,5 @@ def figure_file(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
         rcParams.update(_STYLE)
         figure = Figure(figsize=size, layout="constrained")
         yield figure
-        # Neither a date nor a version: the same figure is the same file.
-        undated = {".svg": {"Date": None}, ".png": {"Software": None}}
         with replaced(path) as file:
-            figure.savefig(file, format=path.suffix[1:], dpi=160, metadata=undated.get(path.suffix))
+            figure.savefig(file, format=path.suffix[1:], dpi=160, metadata=_UNDATED[path.suffix])

@@ -42,7 +42,19 @@ def test_labels_keep_their_order_and_their_distance() -> None:
     assert places["c"] == pytest.approx(100)
 
 
-@pytest.mark.parametrize("name", ["figure.jpgg", "figure", "no-such-folder/figure.svg"])
+@pytest.mark.parametrize("form", ["svg", "png", "pdf"])
+def test_the_same_figure_is_the_same_file(tmp_path: Path, form: str) -> None:
+    drawn = [tmp_path / f"{name}.{form}" for name in "ab"]
+    for each in drawn:
+        draw_ladder(slides_after, 10, 1e-5, each)
+    first, second = (each.read_bytes() for each in drawn)
+    assert first == second
+    assert b"Date" not in first
+
+
+@pytest.mark.parametrize(
+    "name", ["figure.jpg", "figure.pgf", "figure", "no-such-folder/figure.svg"]
+)
 def test_a_file_that_cannot_be_drawn_to_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(SettingsError, match=r"ends in \.svg, \.png or \.pdf, in a folder"):
         draw_ladder(slides_after, 10, 1e-5, tmp_path / name)
