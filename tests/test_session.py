@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import io
+import pickle
 import re
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -793,6 +796,30 @@ def test_a_copy_of_an_attached_model_is_an_ordinary_model() -> None:
             assert mine.grad is not None
             assert its.grad is not None
             torch.testing.assert_close(its.grad, mine.grad)
+
+
+def test_what_is_attached_is_not_pickled_and_says_what_to_save() -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    private = deniable.attach(model, optimizer, small_plan())
+    with pytest.raises(CheckpointError, match=r"Save model\.state_dict\(\)"):
+        torch.save(model, io.BytesIO())
+    for copied in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(CheckpointError, match=r"Save private\.state_dict\(\)"):
+            copied(private)
+    private.detach()
+    torch.save(model, io.BytesIO())
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_model_of_torch_jit_is_refused_by_name(within: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that torch.jit is old
+        scripted = torch.jit.script(small_model())
+    model = nn.Sequential(scripted) if within else scripted
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(AttachError, match=r"('0'|The model) was made by torch\.jit.*compile works"):
+        deniable.attach(model, optimizer, small_plan())
 
 
 def test_a_session_says_how_far_it_is_and_ends_with_its_block() -> None:

@@ -104,6 +104,12 @@ def bound_parameters(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Par
             "Use a first-order optimizer such as SGD, Adam or Adagrad."
         )
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise AttachError(
+                f"{f'{name!r}' if name else 'The model'} was made by torch.jit, whose code cannot "
+                "be followed example by example. Attach the model that it was made of, and script "
+                "or trace that after detach(); torch.compile works."
+            )
         if isinstance(module, _BatchNorm) and (module.training or _trainable(module)):
             raise AttachError(
                 f"'{name}' is a {type(module).__name__}: its batch statistics mix the examples of "

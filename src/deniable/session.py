@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
 import torch
@@ -92,7 +92,8 @@ def attach(
         bound: what limits one unit's influence; `Clip(1.0)` if not given.
         unit: what is sampled, bounded and protected; every row by itself if not given.
         ledger: where releases are recorded: a file, an open ledger, or None for memory only.
-        run_id: the run's name in the ledger; a fresh one if not given.
+        run_id: the run's name in the ledger; a fresh one if not given. The name of a run that is
+            there goes on with it, by the same plan.
         loss_reduction: how the loss given to `backward` combines the rows of a batch.
         budget: the epsilon that this run never passes: `private.batches` ends before the step that
             would, and the model of the last step stands. The plan's own epsilon if not given.
@@ -107,6 +108,7 @@ def attach(
         AttachError: the model or the optimizer cannot be made private; the message says the mend.
         BudgetError: the plan does not fit the ledger's budget, the ledger is closed, or `budget`
             has no room for one step.
+        LedgerError: the ledger cannot be used, or holds the run with another plan.
 
     >>> import torch
     >>> model = nn.Linear(4, 2)
@@ -251,6 +253,17 @@ class PrivateSession:
             f"PrivateSession(run {self.run_id!r}: {self.steps} of {self.plan.steps} steps, "
             f"{self._bound.in_words}, epsilon at most {self.budget:.4g} at delta "
             f"{self.plan.delta:g}{', detached' if self._detached else ''})"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        """Nothing is pickled, and a copy would release with the same noise.
+
+        Raises:
+            CheckpointError: always.
+        """
+        raise CheckpointError(
+            "A session cannot be pickled or copied: a copy would draw the same noise again. Save "
+            "private.state_dict(), as private as the data; load_state_dict goes on from it."
         )
 
     def __enter__(self) -> Self:

@@ -71,6 +71,17 @@ def test_a_run_that_is_opened_again_keeps_its_place_and_its_first_date(tmp_path:
     assert (again[0].planned, again[0].steps, again[0].description) == (9, 5, {"who": "you"})
 
 
+def test_a_run_is_not_taken_over_by_another_plan(tmp_path: Path) -> None:
+    """Its claim names one plan, and an older ledger may lack what plans say by now."""
+    plan, book = {"examples": 100, "schedule": (1, 2)}, Ledger(tmp_path / "a.ledger")
+    book.run("a", description={"plan": plan})
+    book.run("a", description={"plan": plan | {"new": 1}})
+    entries = book.contents().entries
+    with pytest.raises(LedgerError, match=r"'a' .* another plan \(examples 100, now 200\)"):
+        book.run("a", description={"plan": plan | {"examples": 200}})
+    assert book.contents().entries == entries
+
+
 def test_a_run_that_is_not_there_is_refused_with_those_that_are() -> None:
     book = Ledger(None)
     with pytest.raises(LedgerError, match=r"No run 'x' in this ledger; it holds no runs\."):

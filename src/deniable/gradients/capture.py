@@ -20,13 +20,13 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from deniable.errors import CaptureError
+from deniable.errors import CaptureError, CheckpointError
 from deniable.gradients import fallback
 from deniable.gradients.calls import ForwardCall, Key
 from deniable.gradients.contributions import Contribution, rounds
@@ -108,6 +108,17 @@ class Capture:
         idle.__dict__ |= {"model": None, "together": None, "_forwards": []}
         idle._rows = idle._mode = idle._watched = None
         return idle
+
+    def __reduce__(self) -> NoReturn:
+        """Nothing is pickled; a model that is saved whole has hooks that lead here.
+
+        Raises:
+            CheckpointError: always.
+        """
+        raise CheckpointError(
+            "A model that is attached cannot be pickled whole. Save model.state_dict(), as in "
+            "torch.save(model.state_dict(), path); or save the model after private.detach()."
+        )
 
     def remove(self) -> None:
         """Take every hook off the model and its parameters."""

@@ -79,7 +79,8 @@ class Ledger:
 
         Raises:
             BudgetError: `expected` does not fit the budget, or the ledger is closed.
-            LedgerError: the relation or the unit is not the ledger's, or the file fails.
+            LedgerError: the relation or the unit is not the ledger's, the run began with another
+                plan, or the file fails.
         """
         return RunLedger(
             self._store,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections import Counter
@@ -55,6 +56,7 @@ class RunLedger:
         self._guard = Guard()
         with store.transaction(write=True) as contents:
             check_kind(contents, neighbouring, unit)
+            _check_plan(contents, run_id, description)
             contents.check_open()
             if expected is not None:
                 check_expected(contents, expected, self._guard, run_id)
@@ -322,6 +324,30 @@ def _refused(
         f"budget is {budget.epsilon:g}. Use more noise or fewer steps; `deniable ledger show` "
         "lists what was spent."
     )
+
+
+def _check_plan(contents: Contents, run_id: str, description: Mapping[str, Any]) -> None:
+    """Refuses to take over a run whose plan was another: what is claimed of it names one plan.
+
+    Raises:
+        LedgerError: it was.
+    """
+    openings = contents.runs.get(run_id, Run()).openings
+    before = openings[-1]["description"].get("plan") if openings else None
+    now = json.loads(json.dumps(description.get("plan")))  # as it was written
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return
+    differing = [
+        f"{name} {before[name]!r}, now {now[name]!r}"
+        for name in now
+        if before.get(name, now[name]) != now[name]
+    ]
+    if differing:
+        raise LedgerError(
+            f"Run {run_id!r} is in this ledger with another plan ({'; '.join(differing)}). To go "
+            "on with it, give the plan that it began with. Another training needs a run_id of its "
+            "own, or none."
+        )
 
 
 def check_kind(contents: Contents, neighbouring: Neighbouring, unit: str) -> None:
