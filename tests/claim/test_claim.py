@@ -187,6 +187,23 @@ def test_what_is_reserved_counts(tmp_path: Path) -> None:
     assert claim.epsilon == spent(SelfComposedEvent(STEP, 40), 1e-6).epsilon
 
 
+def test_a_run_that_did_not_come_to_its_end_says_so(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l") as book:
+        killed = book.run("killed", planned=1_000, block=64)
+        killed.release(STEP)
+        trained(book)
+        everything = Claim.of(book.contents(), delta=1e-6)
+        finished = Claim.of(book.contents(), "a", 1e-6)
+        for _ in range(999):
+            killed.release(STEP)
+        at_last = Claim.of(book.contents(), "killed", 1e-6)
+    assert everything.unfinished == {"killed": [64, 1_000]}
+    assert "of its 1,000 steps, 64 count as released" in " ".join(everything.in_words())
+    for each in (finished, at_last):
+        assert each.unfinished == {}
+        assert "end of its plan" not in " ".join(each.in_words())
+
+
 def test_a_run_that_is_not_there_and_a_delta_that_cannot_be_are_refused(path: Path) -> None:
     with Ledger(path, create=False) as book:
         with pytest.raises(LedgerError, match="No run 'b'"):
@@ -242,6 +259,7 @@ CHANGES: dict[str, Any] = {
     "sampling": ["gaussian"],
     "attacker": {"0.001": 0.001, "0.01": 0.01, "0.1": 0.1},
     "everything": 0.5,
+    "unfinished": {"a": [1, 2]},
     "assumptions": [],
     "releases": {"kind": "gaussian", "noise_multiplier": 100.0},
     "ledger": "0" * 64,
@@ -326,7 +344,7 @@ def test_another_ledger_with_the_same_releases_bears_nothing_out(path: Path) -> 
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 2},
+        {"version": 1},
         {"more": 1},
         {"epsilon": "small"},
         {"run": ["a"]},
@@ -339,6 +357,7 @@ def test_another_ledger_with_the_same_releases_bears_nothing_out(path: Path) -> 
         {"epsilon": math.nan},
         {"everything": -1.0},
         {"assumptions": 3},
+        {"unfinished": {"a": 3}},
     ],
     ids=str,
 )

@@ -67,6 +67,20 @@ def test_it_is_said_in_plain_words_with_what_it_rests_on(
     assert json.loads((folder / "claim.json").read_text())["run"] == "mine"
 
 
+def test_a_run_that_was_killed_is_said_to_be_unfinished(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Ledger(folder / "ledger.sqlite") as book:
+        book.run("killed", planned=100, block=10).release(STEP)
+    (folder / "run.json").write_text(json.dumps({"run_id": "killed", "status": "running"}))
+    assert claimed(capsys, folder)["unfinished"] == {"killed": [10, 100]}
+    assert run("claim", folder, "--out", folder / "claim.json") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of its 100 steps, 10 count as released" in said
+    assert "is not complete" in said and "deniable train --resume" in said
+    assert run("spend", "--verify", folder / "claim.json") == 0
+
+
 def test_a_true_claim_is_verified_beside_its_ledger_or_with_it(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from deniable.ledger import Contents, RunRecord
 from deniable.ledger.book import EXAMPLE
 from deniable.units import Neighbouring, finite
 
-VERSION = 1
+VERSION = 2
 FALSE_POSITIVE_RATES = (0.001, 0.01, 0.1)
 USUAL_DELTA, USUAL_ACCOUNTANT = 1e-5, "pld"
 
@@ -38,6 +38,8 @@ class Claim:
         attacker: the most true positives that any membership test can have, by its rate of false
             positives.
         everything: the epsilon of all that the ledger states, other runs on the same data included.
+        unfinished: the runs that had not come to the end of their plans: how many steps of each
+            count as released, and how many were planned.
         assumptions: what it rests on, in sentences.
         releases: what was released, in the events' serial form.
         ledger: the hash of the ledger's first entry, which names it among all others.
@@ -53,6 +55,7 @@ class Claim:
     accountant: str
     attacker: dict[str, float]
     everything: float
+    unfinished: dict[str, list[int]]
     assumptions: tuple[str, ...]
     releases: dict[str, Any]
     ledger: str
@@ -110,6 +113,11 @@ class Claim:
                 for rate in FALSE_POSITIVE_RATES
             },
             everything=spent(contents.event(), delta, accountant).epsilon,
+            unfinished={
+                each.run_id: [each.steps, each.planned]
+                for each in records
+                if each.planned is not None and each.steps < each.planned
+            },
             assumptions=tuple(assumptions(contents, event, records, delta)),
             releases=to_json(event),
             ledger=contents.identity,
@@ -140,6 +148,11 @@ class Claim:
             "100 of those who were not"
             + "".join(f", {most} at {wrong} in 100" for most, wrong in others)
             + ".",
+        ]
+        said += [
+            f"Run {run} had not come to the end of its plan when this was stated: of its "
+            f"{planned:,} steps, {steps:,} count as released."
+            for run, (steps, planned) in self.unfinished.items()
         ]
         if self.run is not None and self.everything > self.epsilon:
             said.append(
@@ -179,6 +192,10 @@ class Claim:
             found["delta"] = float(found["delta"])
             found["neighbouring"] = Neighbouring(found["neighbouring"])
             found["attacker"] = {str(float(k)): float(v) for k, v in found["attacker"].items()}
+            found["unfinished"] = {
+                str(run): [int(steps), int(planned)]
+                for run, (steps, planned) in found["unfinished"].items()
+            }
             for name in ("sampling", "assumptions"):
                 found[name] = tuple(str(each) for each in found[name])
             for name in ("unit", "accountant", "ledger", "last_entry"):

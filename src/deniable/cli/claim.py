@@ -14,6 +14,7 @@ from deniable import words
 from deniable.accounting import spent
 from deniable.claim import Claim, Difference, read_claim, verify
 from deniable.cli import options
+from deniable.cli.display import resume_command
 from deniable.cli.stating import say
 from deniable.ledger import Ledger
 from deniable.runfolder import RunFolder, ledger_at, write_json
@@ -42,8 +43,9 @@ def claim_command(
 
     `deniable spend --verify` holds a claim against its ledger.
     """
+    record = _record_of(path)
     with Ledger(ledger_at(path), create=False) as book:
-        claim = Claim.of(book.contents(), run or _run_of(path), delta, accountant)
+        claim = Claim.of(book.contents(), run or record.get("run_id"), delta, accountant)
     if out is not None:
         write_json(out, claim.to_json())
     if as_json:
@@ -52,6 +54,12 @@ def claim_command(
     console = Console()
     for paragraph in claim.in_words():
         say(console, paragraph)
+    if claim.run == record.get("run_id") and record.get("status", "complete") != "complete":
+        say(
+            console,
+            f"The run in {path} is not complete, and this claim is not true of it any more once it "
+            f"goes on: {resume_command(path)}",
+        )
     say(console, "This rests on what no ledger can show:")
     for each in claim.assumptions:
         console.print(f"- {each}", highlight=False, markup=False)
@@ -92,9 +100,10 @@ def check_claim(path: Path, ledger: Path, as_json: bool) -> None:
         raise typer.Exit(REFUTED)
 
 
-def _run_of(path: Path) -> str | None:
+def _record_of(path: Path) -> dict[str, Any]:
+    """What the run.json of a folder holds; nothing where the path is a ledger's."""
     folder = RunFolder(path)
-    return str(folder.read("run_id")["run_id"]) if folder.run_json.exists() else None
+    return folder.read("run_id") if folder.run_json.exists() else {}
 
 
 def _as_json(differences: tuple[Difference, ...], now: float) -> dict[str, Any]:
