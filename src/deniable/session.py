@@ -91,7 +91,8 @@ def attach(
         plan: how much is released, and how often.
         bound: what limits one unit's influence; `Clip(1.0)` if not given.
         unit: what is sampled, bounded and protected; every row by itself if not given.
-        ledger: where releases are recorded: a file, an open ledger, or None for memory only.
+        ledger: where releases are recorded: a file (made where absent, which the log says), an open
+            ledger, or None for memory only.
         run_id: the run's name in the ledger; a fresh one if not given. The name of a run that is
             there goes on with it, by the same plan.
         loss_reduction: how the loss given to `backward` combines the rows of a batch.

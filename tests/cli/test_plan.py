@@ -128,6 +128,14 @@ def test_a_schedule_is_shown_phase_by_phase() -> None:
     assert "Phases" in said
 
 
+def test_no_number_is_cut_off_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    said = plan(*KNOWN)
+    for number in ("60,000", "14,040", "1e-05", "2.595", "2.380"):
+        assert number in said
+    assert "…" not in said
+
+
 def test_the_figure_is_drawn(tmp_path: Path) -> None:
     said = plan(*KNOWN, "--figure", str(tmp_path / "trade.svg"))
     assert "Figure:" in said

@@ -268,6 +268,7 @@ def test_runs_share_the_ledger_of_their_data_set_until_its_budget_is_spent(
     ledger, first, second = (tmp_path / name for name in ("ledger", "first", "second"))
     assert train(*QUICK, "--out", first, "--ledger", ledger) == 0
     printed = capfd.readouterr()
+    assert f"no ledger at {ledger}: a new one begins there" in printed.err
     assert f"recorded in {ledger}" in printed.err
     assert str(RunFolder(first).claim) in printed.out
     epsilon = RunFolder(first).read()["results"]["epsilon"]

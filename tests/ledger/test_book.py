@@ -106,6 +106,16 @@ def test_letting_go_of_a_ledger_closes_its_file(tmp_path: Path) -> None:
         connection.execute("SELECT 1")
 
 
+def test_a_file_that_is_made_is_logged_and_one_that_is_there_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Ledger(tmp_path / "people.ledger").close()
+    assert f"no ledger at {tmp_path / 'people.ledger'}: a new one begins" in caplog.text
+    caplog.clear()
+    Ledger(tmp_path / "people.ledger").close()
+    assert caplog.text == ""
+
+
 def test_reading_makes_no_file(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match=r"expected at .*absent, but there is no such file"):
         Ledger(tmp_path / "absent", create=False)

@@ -7,6 +7,7 @@ torch when it is itself imported, so that most of them answer without loading it
 from __future__ import annotations
 
 import errno
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -84,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: always, with the exit status.
     """
+    log = logging.getLogger("deniable")
+    log.disabled = True  # commands say it themselves
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -101,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
         raise SystemExit(2) from None
+    finally:
+        log.disabled = False
 
 
 _SHOW_OTHER = warnings.showwarning

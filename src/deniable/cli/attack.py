@@ -241,7 +241,7 @@ def _membership_table(name: str, found: dict[str, Roc], guarantee: PrivacyCurve 
         "AUC (0.5: blind guessing)",
         *(f"members found, at {100 * rate:g}% wrongly accused" for rate in RATES),
     ):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold")
     for each, roc in found.items():
         table.add_row(ATTACKS[each], _plain(roc.auc), *(_found(roc, rate) for rate in RATES))
     if guarantee is not None:

@@ -64,7 +64,7 @@ def show(found: Audit, console: Console) -> None:
     table = Table(title="Audit", title_justify="left")
     table.add_column("what was tested")
     for title in ("claimed", "measured, at least", "stands"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold")
     for each in found.findings:
         table.add_row(each.name, *_row(each))
     console.print(table)

@@ -99,10 +99,10 @@ def _table(found: Comparison, differences: list[Difference], liked: str, other: 
     table = Table(
         title=f"Likelier by {liked} than by {other}", title_justify="left", show_lines=False
     )
-    table.add_column("row", justify="right")
+    table.add_column("row", justify="right", overflow="fold")
     table.add_column("sequence" if found.is_text else "label", no_wrap=True)
-    table.add_column(f"{what}, {liked}", justify="right")
-    table.add_column(f"{what}, {other}", justify="right")
+    table.add_column(f"{what}, {liked}", justify="right", overflow="fold")
+    table.add_column(f"{what}, {other}", justify="right", overflow="fold")
     for each in differences:
         values = (math.exp(loss) if found.is_text else loss for loss in (each.first, each.second))
         # Brackets in a text are no markup.

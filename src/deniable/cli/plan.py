@@ -96,7 +96,7 @@ def plan_command(
     if plan.delta * plan.examples >= 1:
         stating.say(
             console,
-            f"Delta is too large to mean much: at {plan.delta:g} or above 1 / examples = "
+            f"Delta is too large to mean much: at {plan.delta:g}, not below 1 / examples = "
             f"{words.scientific(1 / plan.examples)}, publishing one example at random would count "
             "as private. Take a smaller --delta.",
         )
@@ -113,7 +113,7 @@ def _over(phases: Sequence[Phase], say: Callable[[Phase], str]) -> str:
 def _phases(phases: Sequence[Phase]) -> Table:
     made = Table(title="Phases", title_justify="left")
     for name in ("steps", "expected batch size", "noise multiplier"):
-        made.add_column(name, justify="right")
+        made.add_column(name, justify="right", overflow="fold")
     for each in phases:
         made.add_row(
             f"{each.start:,} to {each.stop - 1:,}",
@@ -128,9 +128,9 @@ def _alternatives(plan: Plan) -> Table:
     found = trade(plan)
     by = plan.accountant.upper()
     made = Table(title=f"Epsilon by {by}, with other noise and other lengths", title_justify="left")
-    made.add_column("noise multiplier", justify="right", style="bold")
+    made.add_column("noise multiplier", justify="right", style="bold", overflow="fold")
     for epochs in found.epochs:
-        made.add_column(f"{epochs:,.4g} epochs", justify="right")
+        made.add_column(f"{epochs:,.4g} epochs", justify="right", overflow="fold")
     for noise, epsilons in zip(found.noise_multipliers, found.epsilons, strict=True):
         made.add_row(f"{noise:.4g}", *(words.rounded_up(each, 3) for each in epsilons))
     return made

@@ -96,7 +96,10 @@ def search_command(
     if not searches:
         searches = [Search(runs, str(trials))]  # which says what there is
     found = [_option(each, run, noise_multiplier, epsilon) for each in searches]
+    is_new = ledger is not None and not ledger.exists()
     recorded = None if ledger is None else _record(ledger, found[0], run)
+    if is_new:
+        typer.echo(f"There was no ledger at {ledger}: a new one begins there.", err=True)
     if as_json:
         values = {
             "delta": delta,
@@ -167,7 +170,7 @@ def _table(found: list[Option], run: Plan) -> Table:
     made.add_column("their number", no_wrap=True)
     names = ("8 of 10 times", "noise multiplier", "epsilon of one", "epsilon of all")
     for name in names:
-        made.add_column(name, justify="right")
+        made.add_column(name, justify="right", overflow="fold")
     for each in found:
         search = each.search
         made.add_row(

@@ -123,9 +123,9 @@ def runs_table(records: Sequence[RunRecord]) -> Table:
     """Every run and other release, and what it released."""
     made = Table(title="Released", title_justify="left")
     made.add_column("run", overflow="fold")
-    made.add_column("opened (UTC)")
+    made.add_column("opened (UTC)", overflow="fold")
     for name in ("releases", "sampling rate", "noise multiplier"):
-        made.add_column(name, justify="right")
+        made.add_column(name, justify="right", overflow="fold")
     for record in records:
         for each in releases(record.event):
             count = f"{each.count:,}" + (" (best of runs)" if each.of_best else "")

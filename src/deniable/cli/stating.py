@@ -32,8 +32,8 @@ def claims(event: Event, delta: float) -> dict[str, Spent]:
 def table(title: str, rows: Mapping[str, str]) -> Table:
     """Names and values, one a line."""
     made = Table(title=title, title_justify="left", show_header=False)
-    made.add_column(style="bold", no_wrap=True)
-    made.add_column(justify="right")
+    made.add_column(style="bold")
+    made.add_column(justify="right", overflow="fold")
     for name, value in rows.items():
         made.add_row(name, value)
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -216,10 +217,13 @@ def _start(
     from deniable.cli import display
     from deniable.training import begin
 
+    is_new = ledger is not None and not ledger.exists()
     with display.downloads(console) as progress:
         run = begin(
             settings, path, progress, ledger=ledger, overwrite=overwrite, **_session(settings)
         )
+    if is_new:
+        _say(console, f"There was no ledger at {ledger}: a new one begins there.")
     if settings.workers and "RANK" not in os.environ:
         run.save()
         run.private.detach()
@@ -305,9 +309,7 @@ def _train(run: Run, console: Console, as_json: bool) -> None:
     """The run from where it stands to its report, or to the command that goes on with it."""
     from deniable.cli import display
 
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
-
+    say = partial(_say, console)
     say(display.opening(run))
     go_on = display.resume_command(run.folder.path)
     try:
@@ -331,6 +333,10 @@ def _train(run: Run, console: Console, as_json: bool) -> None:
     if as_json:
         _print_object(run.folder, run.record | {"results": run.spent_json()}, resume=go_on)
     raise typer.Exit(INTERRUPTED)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _complete(folder: RunFolder, record: dict[str, Any], console: Console, as_json: bool) -> None:

@@ -27,7 +27,8 @@ class Ledger:
     may share the file, and together stay within its budget.
 
     Args:
-        path: the SQLite file, made when absent; None keeps the ledger in memory, for experiments.
+        path: the SQLite file, made when absent, which the log says; None keeps the ledger in
+            memory, for experiments.
         create: False refuses a file that does not exist, for reading.
         data: what people call the data set; left out, its fingerprint names it at first use.
 

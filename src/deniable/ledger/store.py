@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import sqlite3
@@ -22,6 +23,8 @@ from deniable.ledger.contents import Contents, chained
 APPLICATION_ID = 0x44454E49  # "DENI", in the header of every ledger file
 SCHEMA_VERSION = 2
 LOCK_SECONDS = 30
+
+_LOG = logging.getLogger("deniable")
 
 _SCHEMA = f"""
 BEGIN EXCLUSIVE;
@@ -207,6 +210,7 @@ def _make(path: Path) -> None:
             except OSError:  # a file system without hard links: claim the name, then fill it
                 path.touch(exist_ok=False)
                 draft.replace(path)
+            _LOG.warning("There was no ledger at %s: a new one begins there.", path)
     finally:
         draft.unlink(missing_ok=True)
 
