@@ -44,6 +44,19 @@ _UNDATED: dict[str, Any] = {
 }
 
 
+def check_place(path: Path) -> None:
+    """Refuses a file that no figure can go to, before any work is done for the figure.
+
+    Raises:
+        SettingsError: the folder does not exist, or the ending is another.
+    """
+    if path.suffix not in _UNDATED or not path.parent.is_dir() or path.is_dir():
+        raise SettingsError(
+            "A figure must go to a file that ends in .svg, .png or .pdf, in a folder that exists, "
+            f"got {path}."
+        )
+
+
 @contextmanager
 def figure_file(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
     """A figure to draw on, which is in the file afterwards.
@@ -58,11 +71,7 @@ def figure_file(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
     from matplotlib import rc_context, rcdefaults, rcParams
     from matplotlib.figure import Figure
 
-    if path.suffix not in _UNDATED or not path.parent.is_dir():
-        raise SettingsError(
-            f"A figure must go to a file that ends in .svg, .png or .pdf, in a folder that exists, "
-            f"got {path}."
-        )
+    check_place(path)
     with rc_context():
         rcdefaults()
         rcParams.update(_STYLE)

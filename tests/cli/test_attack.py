@@ -103,6 +103,14 @@ def test_a_run_on_other_data_is_refused(runs: tuple[Path, Path], tmp_path: Path)
         invoke("attack", "inversion", str(run))
 
 
+@pytest.mark.parametrize("attack", ["membership", "inversion"])
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_else(
+    tmp_path: Path, attack: str
+) -> None:
+    with pytest.raises(SettingsError, match=r"ends in \.svg, \.png or \.pdf"):
+        invoke("attack", attack, str(tmp_path / "no run"), "--out", str(tmp_path / "a.jpg"))
+
+
 def test_one_shadow_model_is_refused(runs: tuple[Path, Path]) -> None:
     with pytest.raises(SettingsError, match="at least 2"):
         invoke("attack", "membership", str(runs[0]), "--shadows", "1")

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from deniable import words
 from deniable.audit.roc import ATTACKS, NO_GUARANTEE, RATES
+from deniable.canvas import check_place
 from deniable.cli import options
 from deniable.errors import SettingsError
 
@@ -66,7 +67,7 @@ def membership_command(
     if shadows == 1:
         raise SettingsError("--shadows must be 0, or at least 2.")
     console = Console(stderr=True)
-    subject = _load(run, data_dir, console)
+    subject = _load(run, data_dir, console, out)
     from deniable.audit.membership import Candidates, membership_inference
     from deniable.audit.pictures import Curves, draw_curves
     from deniable.audit.shadows import train_shadows
@@ -133,7 +134,7 @@ def inversion_command(
     is a person, as in face recognition, or where few examples make up a class.
     """
     console = Console(stderr=True)
-    subject = _load(run, data_dir, console)
+    subject = _load(run, data_dir, console, out)
     from deniable.audit.inversion import Inversion, class_means, correlation, smoothed, stretched
     from deniable.audit.pictures import draw_sheet, inversion_strips
     from deniable.data import class_names
@@ -188,7 +189,7 @@ def rare_command(
     They are the ones that stand alone in the data. The sheet shows them: it is not private.
     """
     console = Console(stderr=True)
-    subject, other = _load(run, data_dir, console), _load(plain, data_dir, console)
+    subject, other = _load(run, data_dir, console, out), _load(plain, data_dir, console)
     from deniable.audit.disagreement import cases, disagreement
     from deniable.audit.pictures import case_strips, draw_sheet
     from deniable.data import class_names
@@ -226,7 +227,9 @@ def rare_command(
     )
 
 
-def _load(run: Path, data_dir: Path | None, console: Console) -> Subject:
+def _load(run: Path, data_dir: Path | None, console: Console, out: Path | None = None) -> Subject:
+    if out is not None:
+        check_place(out)  # not after hours of shadow models
     from deniable.audit.subject import Subject
     from deniable.cli import display
 
