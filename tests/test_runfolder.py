@@ -26,7 +26,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_is_not_taken_for_a_file(tmp_path: Path) -> None:
+def test_a_file_is_not_written_where_none_can_be(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"was not written: there is no folder .*absent"):
+        write_json(tmp_path / "absent" / "run.json", {})
     with pytest.raises(SettingsError, match="is a folder: nothing was written"):
         write_json(tmp_path, {})
     assert not list(tmp_path.parent.glob("*.new"))
@@ -58,6 +60,9 @@ def test_numbers_that_json_does_not_know_are_refused(tmp_path: Path, number: flo
 def test_a_folder_without_a_run_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"holds no run: run\.json is missing"):
         RunFolder(tmp_path).read()
+    (tmp_path / "a file").touch()
+    with pytest.raises(SettingsError, match=r"a file holds no run"):
+        RunFolder(tmp_path / "a file").read()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3"])

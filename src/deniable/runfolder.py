@@ -203,7 +203,7 @@ class RunFolder:
         """
         try:
             run = json.loads(self.run_json.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise SettingsError(
                 f"{self.path} holds no run: {self.run_json.name} is missing. Give the folder that "
                 "`deniable train` named with --out."
@@ -271,14 +271,18 @@ def replaced(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` at once, when whole and on disk.
 
     Args:
-        path: the file to replace or create; its folder exists.
+        path: the file to replace or create.
         mode: the permissions that the file has from its first byte on (less the umask).
 
     Raises:
-        SettingsError: `path` is a folder.
+        SettingsError: `path` is a folder, or its folder does not exist.
     """
     if path.is_dir():
         raise SettingsError(f"{path} is a folder: nothing was written. Name a file in it.")
+    if not path.parent.is_dir():
+        raise SettingsError(
+            f"{path} was not written: there is no folder {path.parent}. Make it, or name another."
+        )
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     try:
         with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:

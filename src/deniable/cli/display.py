@@ -165,17 +165,20 @@ def training(run: Run, console: Console) -> Iterator[Watch]:
 @contextmanager
 def downloads(console: Console) -> Iterator[Downloaded]:
     """Shows the files that are downloaded, if any are."""
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), console=console
-    ) as bar:
-        tasks: dict[str, TaskID] = {}
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), console=console)
+    tasks: dict[str, TaskID] = {}
 
-        def show(name: str, so_far: int, total: int | None) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(name, total=total)
-            bar.update(tasks[name], completed=so_far, total=total)
+    def show(name: str, so_far: int, total: int | None) -> None:
+        if name not in tasks:
+            bar.start()
+            tasks[name] = bar.add_task(name, total=total)
+        bar.update(tasks[name], completed=so_far, total=total)
 
+    try:
         yield show
+    finally:
+        if tasks:  # or it would end nothing with an empty line
+            bar.stop()
 
 
 class _Bar:
