@@ -79,7 +79,7 @@ def test_plan_answers_without_loading_torch() -> None:
 
 def test_the_module_can_be_run() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "deniable.cli", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "deniable", "--help"], capture_output=True, text=True, check=True
     )
     assert "spend" in done.stdout
 

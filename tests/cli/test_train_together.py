@@ -19,7 +19,7 @@ from deniable.cli import main
 from deniable.ledger import Ledger
 from deniable.runfolder import RunFolder
 
-DENIABLE = [sys.executable, "-m", "deniable.cli", "train"]
+DENIABLE = [sys.executable, "-m", "deniable", "train"]
 SECONDS = 150
 
 

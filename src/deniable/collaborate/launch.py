@@ -124,4 +124,4 @@ def _end(seats: Sequence[Seat]) -> None:
 
 def own_command(arguments: Sequence[str]) -> list[str]:
     """This program, with other arguments."""
-    return [sys.executable, "-m", "deniable.cli", *arguments]
+    return [sys.executable, "-m", "deniable", *arguments]

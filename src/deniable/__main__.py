@@ -1,4 +1,4 @@
-"""`python -m deniable.cli` is the `deniable` command."""
+"""`python -m deniable` is the `deniable` command."""
 
 from deniable.cli import main
 
