@@ -72,9 +72,11 @@ def test_a_run_that_is_opened_again_keeps_its_place_and_its_first_date(tmp_path:
 
 
 def test_a_run_is_not_taken_over_by_another_plan(tmp_path: Path) -> None:
-    """Its claim names one plan, and an older ledger may lack what plans say by now."""
-    plan, book = {"examples": 100, "schedule": (1, 2)}, Ledger(tmp_path / "a.ledger")
+    """Its claim names one plan; older ledgers lack a field, other machines another last digit."""
+    plan: dict[str, Any] = {"examples": 100, "schedule": (1, 2), "noise_multiplier": 1.1}
+    book = Ledger(tmp_path / "a.ledger")
     book.run("a", description={"plan": plan})
+    book.run("a", description={"plan": plan | {"noise_multiplier": 1.1 + 1e-12}})
     book.run("a", description={"plan": plan | {"new": 1}})
     entries = book.contents().entries
     with pytest.raises(LedgerError, match=r"'a' .* another plan \(examples 100, now 200\)"):
