@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Iterable
-from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -79,7 +78,7 @@ def _parts(value: Any, depth: int) -> Iterable[Any]:
     if isinstance(value, dict):
         return value.values()
     if isinstance(value, (list, tuple, set)):
-        return () if any(isinstance(each, _PLAIN) for each in islice(value, 1)) else value
+        return [each for each in value if not isinstance(each, _PLAIN)]
     if _is_torchs(value):
         return ()
     slots = [name for each in type(value).__mro__ for name in getattr(each, "__slots__", ())]
