@@ -474,6 +474,66 @@ def linear_on_a_parameter(m: Model, x: Tensor) -> Tensor:
 
 
 @equal
+def weight_rounded_to_steps_of_its_largest(m: Model, x: Tensor) -> Tensor:
+    """As quantisation does: six rows of the weight are no rows of the batch."""
+    step = m.matrix.abs().max() / 7
+    return m.second(m.hidden(x) @ (m.matrix + (m.matrix / step).round().detach() * step))
+
+
+@equal
+def queries_that_meet_each_other_before_the_data(m: Model, x: Tensor) -> Tensor:
+    queries = torch.tanh(F.linear(m.matrix.expand(len(x), 6, 6), m.matrix))
+    queries = torch.tanh(F.linear(queries.flatten(0, 1), m.table.weight)).view(len(x), 6, 6)
+    return m.second(queries * m.hidden(x)[:, None]).mean(1)
+
+
+@equal
+def queries_time_first(m: Model, x: Tensor) -> Tensor:
+    queries = torch.tanh(F.linear(m.matrix[:, None].repeat(1, len(x), 1), m.table.weight))
+    return m.second(queries * m.hidden(x)).mean(0)
+
+
+@equal
+def positions_computed_from_rows_that_are_all_alike(m: Model, x: Tensor) -> Tensor:
+    positions = (x[:, :1] < torch.inf).expand(-1, 6).cumsum(1) - 1
+    return m.second(m.hidden(x)[:, None] * m.table(positions)).mean(1)
+
+
+@equal
+def positions_that_are_a_copy_for_each_row(m: Model, x: Tensor) -> Tensor:
+    positions = torch.arange(6).repeat(len(x), 1)
+    return m.second(m.hidden(x)[:, None] * m.matrix[positions]).mean(1)
+
+
+@equal
+def token_for_each_part_of_a_row(m: Model, x: Tensor) -> Tensor:
+    h = m.hidden(x)[:, None] * torch.arange(1, 4, dtype=x.dtype)[:, None]
+    token = m.vector.expand(3 * len(x), 6) * m.table(torch.zeros(3 * len(x), dtype=torch.long))
+    return m.second(torch.cat([h.flatten(0, 1), token], 1) @ m.matrix.repeat(2, 1)).view(-1, 3, 3)[
+        :, 1
+    ]
+
+
+@equal
+def table_repeated_for_each_row(m: Model, x: Tensor) -> Tensor:
+    h = m.hidden(x).repeat_interleave(6, 0)
+    return m.second(h * m.matrix.repeat(len(x), 1)).view(-1, 6, 3).mean(1)
+
+
+@equal
+def vector_repeated_for_each_row(m: Model, x: Tensor) -> Tensor:
+    return m.second(m.hidden(x) * m.vector.exp()[None].repeat_interleave(len(x), 0))
+
+
+@equal
+def rows_folded_between_others(m: Model, x: Tensor) -> Tensor:
+    """As attention over windows of a picture does, time first."""
+    h = m.hidden(x)[:, None, None] * torch.arange(1, 7, dtype=x.dtype).view(2, 3, 1)
+    h = torch.tanh(F.linear(h.transpose(0, 1).reshape(-1, 6), m.matrix))
+    return m.second(h).view(2, len(x), 3, 3).mean((0, 2))
+
+
+@equal
 def convolution_on_a_parameter(m: Model, x: Tensor) -> Tensor:
     """The constant that a picture begins with, each row's filters over it."""
     n, h = len(x), m.hidden(x)
@@ -702,6 +762,19 @@ def test_rows_that_meet_in_a_number_that_is_returned_are_found(forward: Forward,
         released_sum(model, batch, loss, 0.2)
 
 
+def test_rows_that_meet_in_a_number_are_found_in_pieces_of_two() -> None:
+    """One of which has two parts that count, and the other three."""
+
+    def loss(model: Model, x: Tensor, labels: Tensor) -> Tensor:
+        return model(x)
+
+    model, (x, labels) = build(mean_of_unequal_parts, 4)
+    x = x.abs()
+    x[::2, 0] *= -1
+    with pytest.raises(CaptureError, match="no sum over the rows"):
+        released_sum(model, (x, labels), loss, 0.2, rows=2)
+
+
 @pytest.mark.parametrize("n", [1, 2, 6, 23])
 def test_a_loss_of_the_models_own_may_be_a_mean_over_rows(n: int) -> None:
     def loss(model: Model, x: Tensor, labels: Tensor) -> Tensor:
@@ -916,13 +989,15 @@ def test_what_an_earlier_batch_left_in_an_attribute_is_refused() -> None:
     assert relative_error(released_sum(model, batch, begun_anew, 0.2), expected) < 1e-10
 
 
-@pytest.mark.parametrize("how", ["hidden", "in an object"])
+@pytest.mark.parametrize("how", ["hidden", "in an object", "behind a number"])
 def test_memory_of_an_earlier_batch_is_found_wherever_it_lies(how: str) -> None:
     def forward(m: Model, x: Tensor) -> Tensor:
         h = m.hidden(x)
         before = m.shelf.memory if how == "in an object" else vars(m).get("_memory")
         if how == "in an object":
             m.shelf.memory = h.detach()
+        elif how == "behind a number":
+            before, m._memory = before and before[1], (len(x), h.detach())
         else:
             m._memory = h.detach()
         return m.second(h if before is None else h + before)

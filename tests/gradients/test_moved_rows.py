@@ -113,8 +113,33 @@ class Experts(nn.Module):
         return total.view(*x.shape[:2], 3).mean(1)
 
 
+class Written(Experts):
+    """The same, written into an empty tensor; an expert that nobody picks is passed over.
+
+    Args:
+        blank: memory as it happens to be, rather than zeros.
+    """
+
+    def __init__(self, blank: bool) -> None:
+        super().__init__()
+        self.blank = blank
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(0, 1)
+        odds, picked = self.router(tokens).softmax(-1).max(-1)
+        make = tokens.new_empty if self.blank else tokens.new_zeros
+        total = make(len(tokens), 3)
+        for k, expert in enumerate(self.experts):
+            mine = picked == k
+            if mine.any():
+                total[mine] = expert(tokens[mine]) * odds[mine, None]
+        return total.view(*x.shape[:2], 3).mean(1)
+
+
 MODELS = {
     "experts": (Experts, (5, 4)),
+    "written experts": (lambda: Written(blank=False), (5, 4)),
+    "experts written to new memory": (lambda: Written(blank=True), (5, 4)),
     "scattered experts": (lambda: Experts(scattered=True), (5, 4)),
     "between": (Between, (4,)),
     "beside": (lambda: Constant(shared=False), (4,)),

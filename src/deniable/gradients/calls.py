@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from deniable.errors import CaptureError
 from deniable.gradients.layout import Fold, Layout, candidates
 from deniable.gradients.tree import tensors_in
 from deniable.gradients.whose import Tracking, version
@@ -21,6 +22,33 @@ AGAIN = -1  # in place of a count: calls that checkpointing makes again cannot b
 def describe(key: Key) -> str:
     """The function and the bound parameters of a call, for a message."""
     return f"{key[1]} on parameter {', '.join(map(repr, key[2]))}" if key[2] else key[1]
+
+
+# Functions that repeat what they are given, and those that read it where an index says.
+_REPEATING = {"expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave"}
+_READING = {"embedding", "__getitem__", "index_select"}
+
+
+def may_hold(key: Key, layout: Layout, index: int) -> bool:
+    """Whether the rows may lie so in what a call made of parameters alone.
+
+    Args:
+        key: of the call.
+        layout: of its output.
+        index: how many dimensions the tensors have that it was given besides.
+    """
+    if layout.fold is Fold.PLAIN or key[1] in _REPEATING:
+        return layout.fold is not Fold.WHOLE
+    return key[1] in _READING and layout.dim < index
+
+
+def mixed_before(key: Key, n: int) -> CaptureError:
+    """A call met data in which there are no rows any more."""
+    return CaptureError(
+        f"{describe(key)} met data in which no dimension holds the batch's {n} rows: the rows were "
+        "mixed before (a mean or sum over the batch?), and a mixture cannot be bounded per row. "
+        "Keep the batch dimension."
+    )
 
 
 class ForwardCall:

@@ -45,7 +45,8 @@ def per_unit_gradients(use: Use, position: int, grad: Tensor) -> Pairs:
     for k, leaf in enumerate(leaves):
         if isinstance(leaf, Tensor) and k not in bound and use.forward.carries_rows(leaf):
             batched[k] = use.layout(leaf).split_keeping_rank(exact[k], use.n)
-    grads = use.layout(grad).split_keeping_rank(grad, use.n)
+    layout = use.layout(grad)
+    grads = layout.split_keeping_rank(grad, use.n) if batched else layout.own(grad, use.n)
 
     def call(values: tuple[Tensor, ...], slices: dict[int, Tensor]) -> Tensor:
         by_id = {id(leaves[k]): value for k, value in zip(unique, values, strict=True)}
@@ -61,9 +62,12 @@ def per_unit_gradients(use: Use, position: int, grad: Tensor) -> Pairs:
     def one_unit(slices: dict[int, Tensor], one: Tensor) -> tuple[Tensor, ...]:
         values = tuple(exact[k] for k in unique)
         output, pull, *_ = torch.func.vjp(lambda *each: call(each, slices), *values)
+        if not batched:  # a parameter that is there for every row
+            one = torch.where(one, grad, grad.new_zeros(()))
         return tuple(pull(one.to(output.dtype)))
 
     largest = max(leaves[k].numel() for k in unique)
+    largest = largest if batched else max(largest, grad.numel())
     mapped = torch.func.vmap(
         one_unit, randomness="error", chunk_size=max(1, _CHUNK_ELEMENTS // largest)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ class Fold(enum.Enum):
     PLAIN = "one index per unit"
     OUTER = "units outermost: (n * T)"
     INNER = "units innermost: (T * n)"
+    BETWEEN = "units in the middle: (T * n * S)"
     WHOLE = "the only unit owns the whole tensor"
     OWNED = "a list says whose each index is"
 
@@ -38,10 +39,10 @@ class Layout:
                 return self._unfold(tensor, (-1, n)).movedim(self.dim + 1, 0)
             case Fold.WHOLE:
                 return tensor.unsqueeze(0)
-            case Fold.OWNED:
-                raise AssertionError("Owners.split")
+            case Fold.BETWEEN | Fold.OWNED:
+                raise AssertionError("Between.split, Owners.split")
 
-    def _unfold(self, tensor: Tensor, sizes: tuple[int, int]) -> Tensor:
+    def _unfold(self, tensor: Tensor, sizes: tuple[int, ...]) -> Tensor:
         shape = tensor.shape
         return tensor.reshape(*shape[: self.dim], *sizes, *shape[self.dim + 1 :])
 
@@ -49,6 +50,14 @@ class Layout:
         """Like `split`, but every slice has as many dimensions as the tensor."""
         split = self.split(tensor, n)
         return split.unsqueeze(self.dim + 1) if self.fold is Fold.PLAIN else split
+
+    def own(self, tensor: Tensor, n: int) -> Tensor:
+        """For each unit, a mask of what is its own in the tensor: `(n, ...)`, to be broadcast."""
+        if self.fold is Fold.WHOLE:
+            return tensor.new_ones((1,) * (tensor.ndim + 1), dtype=torch.bool)
+        owners = self.owners(tensor.shape[self.dim], n, tensor.device)
+        own = owners == torch.arange(n, device=tensor.device)[:, None]
+        return own.view(n, *(-1 if dim == self.dim else 1 for dim in range(tensor.ndim)))
 
     def fits(self, tensor: Tensor, n: int, features: int = 0) -> bool:
         """Whether a tensor of this shape can have this layout."""
@@ -71,6 +80,33 @@ class Layout:
             case Fold.INNER:
                 return units.repeat(size // n)
         return units
+
+
+@dataclass(frozen=True)
+class Between(Layout):
+    """Units folded with others on both sides: the windows of a picture under attention, say.
+
+    Attributes:
+        outside: how many indices lie outside the units.
+        inside: how many lie inside.
+    """
+
+    outside: int
+    inside: int
+
+    def split(self, tensor: Tensor, n: int) -> Tensor:
+        """The tensor with units first, `(n, ...)`; the other dimensions keep their order."""
+        apart = self._unfold(tensor, (self.outside, n, self.inside)).movedim(self.dim + 1, 0)
+        return apart.flatten(self.dim + 1, self.dim + 2)
+
+    def holds(self, size: int, n: int) -> bool:
+        """Whether units can lie so along a dimension of this size."""
+        return size == self.outside * n * self.inside
+
+    def owners(self, size: int, n: int, device: torch.device) -> Tensor:
+        """Whose each of the `size` indices along the dimension is."""
+        units = torch.arange(n, device=device)
+        return units.repeat_interleave(self.inside).repeat(self.outside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +141,10 @@ class Owners(Layout):
     def at(self, dim: int) -> Owners:
         """The same along another dimension, as that of another tensor."""
         return self if dim == self.dim else Owners(dim, self.fold, self.rows)
+
+    def owners(self, size: int, n: int, device: torch.device) -> Tensor:
+        """Whose each index along the dimension is."""
+        return self.rows
 
     def split(self, tensor: Tensor, n: int) -> Tensor:
         """Units first, and at `dim + 1` the indices of each, zero where it has fewer than most."""
@@ -155,4 +195,15 @@ def candidates(tensor: Tensor, n: int, features: int = 0) -> list[Layout]:
             found.append(_LAYOUTS[dim][0])
         elif n and size and size % n == 0:
             found += _LAYOUTS[dim][1:]
+            found += _between(dim, size // n)
     return found
+
+
+@lru_cache(maxsize=1024)
+def _between(dim: int, size: int) -> list[Layout]:
+    """How units may lie in the middle, with `size` indices outside and inside them together."""
+    return [
+        Between(dim, Fold.BETWEEN, outside, size // outside)
+        for outside in range(2, size // 2 + 1)
+        if size % outside == 0
+    ]

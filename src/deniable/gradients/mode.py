@@ -17,10 +17,10 @@ from torch.overrides import TorchFunctionMode
 from deniable.errors import CaptureError
 from deniable.gradients import products
 from deniable.gradients.bags import embedding_bag
-from deniable.gradients.calls import AGAIN, ForwardCall, Key, describe
+from deniable.gradients.calls import AGAIN, ForwardCall, Key, describe, may_hold, mixed_before
 from deniable.gradients.cells import CELLS
 from deniable.gradients.fallback import random_state
-from deniable.gradients.layout import Fold, Layout, Owners, candidates
+from deniable.gradients.layout import Layout, Owners, candidates
 from deniable.gradients.moves import LIKE, STARTS, TURNING, plain_name, turns
 from deniable.gradients.order import Order
 from deniable.gradients.parameters import Function
@@ -61,6 +61,10 @@ WRITING = {
     Tensor.__setitem__, Tensor.copy_, Tensor.add_, Tensor.__iadd__, Tensor.sub_, Tensor.__isub__,
     Tensor.mul_, Tensor.__imul__, Tensor.div_, Tensor.__itruediv__,
 }  # fmt: skip
+
+
+# Functions that give memory as it happens to be: what they return is nobody's until written to.
+_UNWRITTEN = {"new_empty", "empty_like"}
 
 
 class Watch(TorchFunctionMode):
@@ -207,6 +211,8 @@ class Watch(TorchFunctionMode):
         if not any(map(self.forward.carries_rows, data)):
             return
         name = getattr(func, "__name__", "")
+        if name in _UNWRITTEN:
+            return
         written = leaves[:1] if name == "__setitem__" else []
         for leaf in (*tensors_in(result), *written):
             if leaf.is_leaf:
@@ -256,17 +262,14 @@ class Watch(TorchFunctionMode):
         if self.observation is not None:
             outputs = self._observe(key, data, outputs, met, constant)
             result = outputs[0] if isinstance(result, Tensor) else result
-        if constant and not (spread and n == 1) and self._is_constant(key, tensors):
+        if constant and not (spread and n == 1) and self._is_constant(key, data, tensors):
             if random is not None and torch.equal(random, random_state(bound[0].device)):
                 random = None
             return self.bound.derive(result, func, args, kwargs, random)
         followed = met is not None or n <= 1 or not carrying
+        followed = followed or self.observation is not None  # which sees whether they were rows
         if not (followed or any(size % n == 0 for leaf in data for size in leaf.shape)):
-            raise CaptureError(
-                f"{describe(key)} met data in which no dimension holds "
-                f"the batch's {n} rows: the rows were mixed before (a mean or sum over the batch?),"
-                " and a mixture cannot be bounded per row. Keep the batch dimension."
-            )
+            raise mixed_before(key, n)
         use = Use(capture, func, args, kwargs, n, key, forward)
         use.outputs = len(outputs)
         use.met = met if isinstance(met, Met) else None
@@ -320,7 +323,7 @@ class Watch(TorchFunctionMode):
             self.observation.record(key, [*data, *tensors], whose)
         if constant:
             self.observation.constants.add(key)
-        if constant and len(outputs) == 1:
+        if len(outputs) == 1 and isinstance(outputs[0], Tensor):
             return [self.observation.nudged(key, outputs[0])]
         return outputs
 
@@ -397,7 +400,7 @@ class Watch(TorchFunctionMode):
         self.times[site] = self.times.get(site, -1) + 1
         return (self.times[site], *site)
 
-    def _is_constant(self, key: Key, outputs: list[Tensor]) -> bool:
+    def _is_constant(self, key: Key, data: list[Tensor], outputs: list[Tensor]) -> bool:
         """Whether a call that saw no rows is a function of parameters alone.
 
         It may also repeat a parameter for every row (a class token): only then does an extent of
@@ -407,8 +410,9 @@ class Watch(TorchFunctionMode):
         known = self.verdicts.get(key)
         if known is not None:
             return known.constant
+        index = max((leaf.ndim for leaf in data), default=0)
         if n == 1 or not any(
-            each.fold is Fold.PLAIN for leaf in outputs for each in candidates(leaf, n)
+            may_hold(key, each, index) for leaf in outputs for each in candidates(leaf, n)
         ):
             return True
         if self.observation is not None:

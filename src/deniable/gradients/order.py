@@ -94,8 +94,18 @@ class Order:
     def settle(self, func: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """Before a call, which may write to its arguments: what is known of them."""
         self._before = {id(leaf): self.known(leaf) for leaf in tensors_in(args, kwargs)}
-        if plain_name(func) in ADDING and args and not (args[0].requires_grad or args[0].any()):
-            self._before[id(args[0])] = NOBODYS  # zeros, to be added to
+        if args and self._is_blank(plain_name(func), args[0]):
+            self._before[id(args[0])] = NOBODYS
+
+    def _is_blank(self, name: str, target: Tensor) -> bool:
+        """Whether a call writes to what holds nothing yet, and belongs to nobody."""
+        if name in ADDING:
+            return not (target.requires_grad or target.any())
+        if name not in OVERWRITING or target.requires_grad:
+            return False
+        if [each.fold for each in candidates(target, self.forward.rows)] == [Fold.PLAIN]:
+            return False  # what is not written to stays its row's
+        return not (self._carries(target) and target.any())
 
     def _met(self, leaf: Tensor) -> Known:
         """Whose an argument of the present call was when the call began."""
@@ -206,6 +216,7 @@ class Order:
                 self._shadows(each, name) if k in MOVING[name] else each
                 for k, each in enumerate(args)
             ]
+            before = self._shadows(args[0], name) if name in OVERWRITING else torch.empty(0)
         except _Unknown:
             return None
         if name == "pad_packed_sequence":
@@ -218,7 +229,7 @@ class Order:
         if name == "setitem":
             moved = shadows[0]
         if name in OVERWRITING:  # a place that is overwritten with a constant stays its row's
-            moved = torch.where(moved < 0, self._shadows(args[0], name), moved)
+            moved = torch.where(moved < 0, before, moved)
         if name == "pack_padded_sequence":
             return [self._collapsed(moved[0]), NOBODYS]
         if name == "pad_packed_sequence":

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from deniable.errors import CaptureError
-from deniable.gradients.calls import AGAIN, ForwardCall, Key, describe
-from deniable.gradients.layout import WHOLE, Fold, Layout, Owners, candidates
+from deniable.gradients.calls import AGAIN, ForwardCall, Key, describe, may_hold, mixed_before
+from deniable.gradients.layout import WHOLE, Layout, Owners, candidates
 from deniable.gradients.trace import Trace
 from deniable.gradients.tree import mapped, tensors_in, tensors_within
 from deniable.gradients.undisturbed import held, left_since, undisturbed, unsaved
@@ -63,6 +63,15 @@ class Verdict:
         return replace(self, several=True)
 
 
+@dataclass(frozen=True)
+class Nudge:
+    """What is moved in a run: the output of a call, at some indices along a dimension."""
+
+    key: Key
+    dim: int
+    indices: Tensor
+
+
 @dataclass
 class Observation:
     """What each call of one run met: data first, then outputs; and what the model returned."""
@@ -74,7 +83,7 @@ class Observation:
     sites: set[Key] = field(default_factory=set)
     reordered: bool = False
     random: Tensor = field(default_factory=lambda: torch.empty(0))
-    nudge: tuple[Key, Tensor] | None = None
+    nudge: Nudge | None = None
     numbers: list[Tensor] = field(default_factory=list)
     trail: set[tuple[str, str]] = field(default_factory=set)
 
@@ -85,18 +94,14 @@ class Observation:
         ]
 
     def nudged(self, key: Key, tensor: Tensor) -> Tensor:
-        """The output of a constant call, with the indices under test moved."""
-        if self.nudge is None or self.nudge[0] != key:
+        """The output of a call, with the indices under test moved."""
+        if self.nudge is None or self.nudge.key != key:
             return tensor
         moved = tensor.detach().clone()
-        for layout in candidates(moved, self.rows):
-            if layout.fold is Fold.PLAIN:
-                lead = moved.movedim(layout.dim, 0)
-                indices = self.nudge[1].to(lead.device)
-                # By different amounts: a normalisation or a softmax undoes what is alike.
-                shift = torch.linspace(1, 2, lead[indices].numel(), device=lead.device)
-                lead[indices] += shift.view_as(lead[indices]).to(lead.dtype)
-                break
+        lead, indices = moved.movedim(self.nudge.dim, 0), self.nudge.indices.to(moved.device)
+        # By different amounts: a normalisation or a softmax undoes what is alike.
+        shift = torch.linspace(1, 2, lead[indices].numel(), device=lead.device)
+        lead[indices] += shift.view_as(lead[indices]).to(lead.dtype)
         return moved
 
 
@@ -175,6 +180,7 @@ def _verdicts(runs: Runs) -> dict[Key, Verdict]:
             found[key] = Verdict(layout is None, (*[layout] * len(base.calls[key]),))
         if not any(found[key].constant for key in constants):
             _refuse_mixed_numbers(runs, base)
+            _settle_unmoved(runs, base, found)
             return {**found, **runs.verdicts}
         runs.verdicts |= {key: found[key] for key in constants if found[key].constant}
 
@@ -199,7 +205,7 @@ def _layouts(runs: Runs, base: Observation) -> dict[Key, tuple[Layout | None, ..
                 if runs.exact and not runs.repeat(base, other):
                     runs.exact = False
                     return _layouts(runs, runs.observe())
-                raise _mixed(site[0])
+                raise _mixed(site[0], before, runs.rows)
         runs.settled &= moved
     return {
         key: tuple(next(iter(apart.get((key, k), [])), None) for k in range(len(traces)))
@@ -215,12 +221,13 @@ def _refuse_mixed_numbers(runs: Runs, base: Observation) -> None:
     Raises:
         CaptureError: it is not.
     """
-    third = runs.rows // 3
-    if not base.numbers or not third:
+    if not base.numbers or runs.rows < 2:
         return
-    rows = torch.arange(runs.rows)
+    rows, third = torch.arange(runs.rows), runs.rows // 3
     first, second = rows < third, (rows >= third) & (rows < 2 * third)
-    by = rows[2 * third : 3 * third]
+    by: Tensor | None = rows[2 * third : 3 * third]
+    if not third:  # of two rows, each by the other
+        first, second, by = rows == 0, rows == 1, None
     changed = [runs.observe(units, by=by) for units in (first, second, first | second)]
     if any(not torch.equal(base.random, each.random) for each in changed):
         return
@@ -246,7 +253,9 @@ def _in_both(
             yield (key, k), before, after
 
 
-def _mixed(key: Key) -> CaptureError:
+def _mixed(key: Key, trace: Trace, n: int) -> CaptureError:
+    if trace.sums[0][0] is WHOLE and key is not OUTPUT:
+        return mixed_before(key, n)
     met = "The model's output holds" if key is OUTPUT else f"{describe(key)} met"
     return CaptureError(
         f"{met} values of one row that depend on another row of the batch, so no bound per row "
@@ -267,28 +276,80 @@ def _left_behind(name: str) -> CaptureError:
 def _nudged_layout(
     runs: Runs, base: Observation, key: Key, found: dict[Key, Verdict]
 ) -> Layout | None:
-    """The layout of a constant's output, if its indices belong to the rows of the batch.
+    """The layout of a call's output, if its indices belong to the rows of the batch.
 
     Then a row follows its own index, and none of the others.
     """
-    places = [each for each, _ in base.calls[key][-1].sums if each.fold is Fold.PLAIN]
-    n = runs.rows
-    for unit in dict.fromkeys((n // 2, n - 1, 0)) if places else ():
-        own, followed = torch.arange(n) == unit, False
-        for indices in (own, ~own):
-            nudged = runs.observe(nudge=(key, indices))
-            for (other, k), before, after in _in_both(base, nudged):
-                layout = found[other].layouts[k]
-                if other == key or other in base.constants or found[other].constant:
-                    continue
-                if layout is None or not before.moved(after):
-                    continue
-                if layout not in before.confined(after, indices):
-                    return None
-                followed = followed or indices is own
-        if followed:
-            return places[0]
+    traces, n = base.calls[key], runs.rows
+    index = max((len(each.shape) for each in traces[:-1]), default=0)
+    places = [
+        each
+        for each, _ in traces[-1].sums
+        if (may_hold(key, each, index) if key in base.constants else each is not WHOLE)
+    ]
+    for dim in dict.fromkeys(each.dim for each in places):
+        size = traces[-1].shape[dim]
+        middle = torch.arange(size) == size // 2  # one run for all that every row shares
+        moved = _moved_by(runs, base, Nudge(key, dim, middle), found)
+        for place in [each for each in places if each.dim == dim]:
+            owners = place.owners(size, n, torch.device("cpu"))
+            if not _confined(moved, torch.arange(n) == owners[size // 2]):
+                continue
+            for unit in dict.fromkeys((n // 2, n - 1, 0)):
+                own = torch.arange(n) == unit
+                by_own, by_others = (
+                    _moved_by(runs, base, Nudge(key, dim, units[owners]), found)
+                    for units in (own, ~own)
+                )
+                if not (_confined(by_own, own) and _confined(by_others, ~own)):
+                    break
+                if by_own:
+                    return place
     return None
+
+
+def _moved_by(
+    runs: Runs, base: Observation, nudge: Nudge, found: dict[Key, Verdict]
+) -> list[tuple[Layout, Trace, Trace]]:
+    """What is known to hold rows, and moves with what is nudged."""
+    moved = []
+    for (key, k), before, after in _in_both(base, runs.observe(nudge=nudge)):
+        layout = found[key].layouts[k]
+        if key == nudge.key or key in base.constants or found[key].constant:
+            continue
+        if layout is not None and before.moved(after):
+            moved.append((layout, before, after))
+    return moved
+
+
+def _confined(moved: list[tuple[Layout, Trace, Trace]], units: Tensor) -> bool:
+    """Whether only these units moved."""
+    return all(layout in before.confined(after, units) for layout, before, after in moved)
+
+
+def _settle_unmoved(runs: Runs, base: Observation, found: dict[Key, Verdict]) -> None:
+    """Find where the rows lie in what is alike for all of them, and whose shape leaves it open.
+
+    The numbers of positions, say, or layers on queries that are the same for each row.
+    """
+    for key, traces in base.calls.items() if runs.settled else ():
+        counted = isinstance(key[0], int) and key[0] >= 0
+        if not counted or found[key].layouts[-1] is not None or len(traces[-1].sums) < 2:
+            continue
+        layout = _nudged_layout(runs, base, key, found)
+        if layout is None:
+            continue
+        out = traces[-1].shape[: layout.dim + 1]
+        known = [
+            layout if was is None and key[1] in _ALIGNED and each.shape[: layout.dim + 1] == out
+            else was
+            for was, each in zip(found[key].layouts[:-1], traces[:-1], strict=True)
+        ]  # fmt: skip
+        found[key] = replace(found[key], layouts=(*known, layout))
+
+
+# Calls that leave the leading dimensions of their data where they are.
+_ALIGNED = {"linear", "embedding", "layer_norm", "rms_norm"}
 
 
 class Runs:
@@ -343,7 +404,7 @@ class Runs:
         for replaced, returned in zip((half, ~half), halves, strict=True):
             for before, after in zip(base, returned, strict=False):
                 if before.moved(after) and not before.confined(after, replaced):
-                    raise _mixed(OUTPUT)
+                    raise _mixed(OUTPUT, before, self.rows)
 
     def _returned(self, replaced: Tensor | None) -> list[Trace]:
         """What the model returns that has a dimension for the rows, as it is called by itself."""
@@ -362,15 +423,16 @@ class Runs:
     def observe(
         self,
         replaced: Tensor | None = None,
-        nudge: tuple[Key, Tensor] | None = None,
+        nudge: Nudge | None = None,
         by: Tensor | None = None,
     ) -> Observation:
         """Run the model's forward once more, leaving everything else as it was.
 
         Args:
             replaced: the mask of rows to replace by others; None: none are.
-            nudge: a constant call and the mask of the indices of its output to move.
-            by: the rows that replace them, in turns; all others if not given.
+            nudge: what to move besides.
+            by: the rows that replace them, in turns; all others if not given, or all from the last
+                on where there are no others.
 
         Raises:
             CaptureError: the model cannot be run on such a batch.
@@ -402,7 +464,7 @@ class Runs:
         found = {place: not a.moved(b) for place, a, b in _in_both(base, self.observe())}
         return found.get(site, False)
 
-    def _run(self, arguments: tuple[Any, Any], nudge: tuple[Key, Tensor] | None) -> Observation:
+    def _run(self, arguments: tuple[Any, Any], nudge: Nudge | None) -> Observation:
         (args, kwargs), forward = arguments, self.forward
         seen = Observation(self.rows, self.exact, nudge=nudge)
         call = ForwardCall(
@@ -445,13 +507,14 @@ class Runs:
 
         Args:
             units: the mask of the rows to replace; None for none.
-            by: the rows that replace them, in turns; None: all others.
+            by: the rows that replace them, in turns; None: all others, or all from the last on.
             spare_numbers: leave integers alone of which a row has only one.
         """
         source = torch.arange(self.rows)
         kept = source.clone()
         if units is not None:
             others = kept[~units] if by is None else by
+            others = others if len(others) else kept.flip(0)
             source[units] = others[torch.arange(int(units.sum())) % len(others)]
 
         def replace(leaf: Tensor | PackedSequence) -> Any:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from deniable.gradients.contributions import Contribution, Dense, accurate
 from deniable.gradients.convolution import Convolution
-from deniable.gradients.layout import WHOLE
+from deniable.gradients.layout import WHOLE, Fold
 from deniable.gradients.outer import OneHot, Outer
 
 if TYPE_CHECKING:
@@ -145,9 +145,9 @@ def repeat(use: Use, grad: Tensor, input: Tensor, *repeats: Any, **options: Any)
     """A parameter tiled, once for every unit along the batch."""
     layout = use.layout(grad)
     lead = grad.ndim - input.ndim
-    if options or (
-        layout is not WHOLE and layout.dim >= lead and input.shape[layout.dim - lead] != 1
-    ):
+    extent = 1 if layout is WHOLE or layout.dim < lead else input.shape[layout.dim - lead]
+    inside = grad.shape[layout.dim] // use.n if layout.fold is Fold.OUTER else 1
+    if options or inside % extent:
         raise use.error(
             "it repeats a parameter that already has an extent along the batch. Use expand on a "
             "parameter with size 1 there"

@@ -41,15 +41,14 @@ class Trace:
             exact: whether another bit is a difference. Otherwise values may differ by rounding, as
                 a row's do when it is computed at another place in the batch.
         """
-        layouts = [whose] if whose is not None else candidates(tensor, n) or [WHOLE]
+        layouts: list[Layout] = [whose] if whose is not None else candidates(tensor, n) or [WHOLE]
         if exact:
-            bits = _bits(tensor)
-            return cls(tensor.shape, [(each, _sums(bits, each, n)) for each in layouts])
+            return cls(tensor.shape, _sums(_bits(tensor), layouts, n))
         values = _squeezed(tensor)
         return cls(
             tensor.shape,
-            [(each, _sums(values, each, n)) for each in layouts],
-            [_sums(values.square(), each, n, weighted=False).sqrt() for each in layouts],
+            _sums(values, layouts, n),
+            [each.sqrt() for _, each in _sums(values.square(), layouts, n, weighted=False)],
             torch.finfo(tensor.dtype).eps ** 0.5 if tensor.is_floating_point() else 0.0,
         )
 
@@ -83,14 +82,24 @@ class Trace:
                 yield layout, (before - after).abs() > self.rounding * size
 
 
-def _sums(values: Tensor, layout: Layout, n: int, weighted: bool = True) -> Tensor:
-    lead = values.movedim(layout.dim, 0).flatten(1) if values.ndim > 1 else values.reshape(-1, 1)
-    each = (lead * _weights(lead.shape[1], lead) if weighted else lead).sum(1)
+def _sums(
+    values: Tensor, layouts: list[Layout], n: int, weighted: bool = True
+) -> list[tuple[Layout, Tensor]]:
+    along = {dim: _along(values, dim, weighted) for dim in {layout.dim for layout in layouts}}
+    return [(each, _of_units(along[each.dim], each, n, weighted)) for each in layouts]
+
+
+def _along(values: Tensor, dim: int, weighted: bool) -> Tensor:
+    """A number for each index of a dimension."""
+    lead = values.movedim(dim, 0).flatten(1) if values.ndim > 1 else values.reshape(-1, 1)
+    return (lead * _weights(lead.shape[1], lead) if weighted else lead).sum(1)
+
+
+def _of_units(each: Tensor, layout: Layout, n: int, weighted: bool) -> Tensor:
+    """A number for each unit, and one for what is nobody's."""
     if layout is WHOLE:
         rows = torch.full(each.shape, -1, device=each.device)
         each = each * _weights(len(each), each) if weighted else each
-    elif isinstance(layout, Owners):
-        rows = layout.rows
     else:
         rows = layout.owners(len(each), n, each.device)
     return each.new_zeros(n + 1).index_add(0, torch.where(rows < 0, n, rows), each)
