@@ -23,6 +23,12 @@ def attach(delta: float = 1e-3, noise_multiplier: float = 1.0, **changed: Any) -
     return deniable.attach(**(given | changed))
 
 
+def test_a_layer_without_a_shape_is_refused_by_name() -> None:
+    model = nn.Sequential(nn.LazyLinear(3))
+    with pytest.raises(AttachError, match=r"'0\.weight' has no shape yet"):
+        attach(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

@@ -147,6 +147,11 @@ def bound_parameters(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Par
     if not bound:
         raise AttachError("The model has no trainable parameter; there is nothing to train.")
     for name, each in bound.items():
+        if isinstance(each, nn.parameter.UninitializedParameter):
+            raise AttachError(
+                f"Parameter '{name}' has no shape yet: it belongs to a lazy layer. Run the model "
+                "once, on made-up data of the right shape, before you make the optimizer."
+            )
         if not each.is_floating_point():
             raise AttachError(f"Parameter '{name}' must be real floating point, got {each.dtype}.")
         if _has_hooks(each):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import deniable
 from deniable.errors import CaptureError
-from oracles.release import everyone
+from oracles.release import everyone, no_one
 
 
 def step(model: nn.Module, loss: Callable[[Tensor], Tensor], data: Tensor | None = None) -> None:
@@ -176,6 +176,25 @@ def test_a_forward_that_fails_leaves_nothing_behind() -> None:
     with pytest.raises(RuntimeError, match="user's own"):
         step(model, lambda x: model(x).mean())
     assert torch.overrides._get_current_function_mode_stack() == []
+
+
+def test_a_model_that_cannot_take_an_empty_batch_says_what_to_do() -> None:
+    class Flattening(Wrapped):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x.view(len(x), -1))
+
+    model = Flattening()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    plan = deniable.Plan(examples=5, batch_size=5, steps=2, noise_multiplier=0.0, delta=1e-3)
+    private = deniable.attach(model, optimizer, plan)
+    no_one(private)
+    for k, (batch,) in enumerate(private.batches((torch.randn(5, 4),))):
+        if not k:
+            with pytest.raises(RuntimeError) as raised:
+                model(batch)
+            assert "call optimizer.step() alone" in raised.value.__notes__[0]
+        optimizer.step()
+    assert private.steps == 2
 
 
 def test_a_step_leaves_no_activation_to_the_garbage_collector() -> None:

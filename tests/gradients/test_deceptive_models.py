@@ -422,6 +422,11 @@ def weight_in_a_function_of_ones_own(m: Model, x: Tensor) -> Tensor:
     return m.second(_Product.apply(m.hidden(x), m.matrix))
 
 
+@refused("met a nested tensor")
+def nested(m: Model, x: Tensor) -> Tensor:
+    return m.second(m.hidden(torch.nested.as_nested_tensor([*x[:, None]], layout=torch.jagged)))
+
+
 @refused("torch.func")
 def mapped_row_by_row(m: Model, x: Tensor) -> Tensor:
     return m.second(torch.vmap(m.hidden)(x))

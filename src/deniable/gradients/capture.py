@@ -321,6 +321,11 @@ class Capture:
         mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._mode = self._watched = None
         failed = outputs is None and sys.exception() is not self._handled
+        if failed and self._rows == 0 and (problem := sys.exception()):
+            problem.add_note(
+                "The drawn batch is empty, which a Poisson sample may be. Where the model cannot "
+                "be run on that, leave out forward and backward, and call optimizer.step() alone."
+            )
         if failed or mode.order.recomputing:
             return
         self._counted = mode.times

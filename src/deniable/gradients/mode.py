@@ -240,6 +240,11 @@ class Watch(TorchFunctionMode):
         detached = [self._detached(each, data, bound) for each in args]
         options = {name: self._detached(each, data, bound) for name, each in kwargs.items()}
         key = self._key(func, bound)
+        if any(leaf.is_nested for leaf in data):
+            raise CaptureError(
+                f"{describe(key)} met a nested tensor, in which rows have no shape in common. Pad "
+                "it (to_padded_tensor), or pack sequences (pack_padded_sequence)."
+            )
         flowing = any(leaf.requires_grad for leaf in data)
         versions = [(leaf, version(leaf)) for leaf in (*data, *bound)]
         carrying = any(forward.carries_rows(leaf) for leaf in data)

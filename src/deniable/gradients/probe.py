@@ -295,15 +295,14 @@ def _nudged_layout(
             owners = place.owners(size, n, torch.device("cpu"))
             if not _confined(moved, torch.arange(n) == owners[size // 2]):
                 continue
-            for unit in dict.fromkeys((n // 2, n - 1, 0)):
-                own = torch.arange(n) == unit
-                by_own, by_others = (
-                    _moved_by(runs, base, Nudge(key, dim, units[owners]), found)
-                    for units in (own, ~own)
-                )
-                if not (_confined(by_own, own) and _confined(by_others, ~own)):
+            followed = False
+            for units in separating(n):
+                moved_too = _moved_by(runs, base, Nudge(key, dim, units[owners]), found)
+                if not _confined(moved_too, units):
                     break
-                if by_own:
+                followed = followed or bool(moved_too)
+            else:
+                if followed:
                     return place
     return None
 
