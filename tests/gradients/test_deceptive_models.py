@@ -570,6 +570,21 @@ def test_what_can_be_followed_equals_the_oracle(name: str, n: int) -> None:
     assert relative_error(found, expected) < 1e-10
 
 
+def positions_of_words_that_all_count(m: Model, x: Tensor) -> Tensor:
+    positions = (x[:, :1] < torch.inf).expand(-1, 24).cumsum(1) % 6
+    return m.second(m.hidden(x)[:, None] * m.table(positions)).mean(1)
+
+
+@pytest.mark.parametrize("sizes", [(24,), (20, 24)])
+def test_rows_as_many_as_positions_are_told_from_them(sizes: tuple[int, ...]) -> None:
+    """Positions are alike for all rows, and fewer rows than the batch's would be told by shape."""
+    model, batch = build(positions_of_words_that_all_count, 24)
+    steps = [(size, None) for size in sizes]
+    for size, found in zip(sizes, released_sums(steps, model, batch, class_loss, 0.2), strict=True):
+        some = tuple(each[:size] for each in batch)
+        assert relative_error(found, clipped_sum(model, some, class_loss, 0.2)) < 1e-10
+
+
 @pytest.mark.parametrize("n", [2, 6, 23])
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_followed_is_refused(name: str, n: int) -> None:

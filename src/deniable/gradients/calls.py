@@ -37,8 +37,10 @@ def may_hold(key: Key, layout: Layout, index: int) -> bool:
         layout: of its output.
         index: how many dimensions the tensors have that it was given besides.
     """
+    if layout.fold is Fold.WHOLE:
+        return False
     if layout.fold is Fold.PLAIN or key[1] in _REPEATING:
-        return layout.fold is not Fold.WHOLE
+        return True
     return key[1] in _READING and layout.dim < index
 
 

@@ -333,7 +333,7 @@ def _settle_unmoved(runs: Runs, base: Observation, found: dict[Key, Verdict]) ->
     """
     for key, traces in base.calls.items() if runs.settled else ():
         counted = isinstance(key[0], int) and key[0] >= 0
-        if not counted or found[key].layouts[-1] is not None or len(traces[-1].sums) < 2:
+        if not counted or found[key].layouts[-1] is not None or not _is_open(traces[-1], runs):
             continue
         layout = _nudged_layout(runs, base, key, found)
         if layout is None:
@@ -345,6 +345,13 @@ def _settle_unmoved(runs: Runs, base: Observation, found: dict[Key, Verdict]) ->
             for was, each in zip(found[key].layouts[:-1], traces[:-1], strict=True)
         ]  # fmt: skip
         found[key] = replace(found[key], layouts=(*known, layout))
+
+
+def _is_open(trace: Trace, runs: Runs) -> bool:
+    """Whether a shape does not tell where rows lie: here, or with as many as the batch has."""
+    batch = runs.forward.rows
+    more = batch != runs.rows and any(size and size % batch == 0 for size in trace.shape)
+    return more or len(trace.sums) > 1
 
 
 # Calls that leave the leading dimensions of their data where they are.

@@ -80,9 +80,11 @@ class Verdicts:
         Raises:
             CaptureError: the call cannot be found again.
         """
+        plain = [each for each in found if each.fold is Fold.PLAIN]
+        if self.located(key, index) is None and len(plain) > 1 and not forward.probed:
+            self._find_now(key, forward)
         known = self.located(key, index)
         if known is None:
-            plain = [each for each in found if each.fold is Fold.PLAIN]
             if len(found) == 1 or key in self.known:
                 return plain[0] if len(plain) == 1 else None
             raise CaptureError(
