@@ -1027,6 +1027,36 @@ def test_memory_of_an_earlier_batch_is_found_wherever_it_lies(how: str) -> None:
     assert steps_until_refused(model, batch, class_loss, r"left in 'Model\.") == 1
 
 
+@pytest.mark.parametrize("start", [0.0, None, np.zeros(4)], ids=["a number", "none yet", "array"])
+def test_a_running_statistic_that_is_no_tensor_is_refused(start: Any) -> None:
+    """Unless nothing reads it."""
+
+    def forward(m: Model, x: Tensor) -> Tensor:
+        h = m.hidden(x - torch.as_tensor(0.0 if m.mean is None or not m.reads else m.mean))
+        now = x.detach().mean(0).numpy() if isinstance(m.mean, np.ndarray) else x.mean().item()
+        if m.mean is None:
+            m.mean = now
+        else:
+            m.mean *= 0.9
+            m.mean += 0.1 * now
+        return m.second(h)
+
+    for reads in (True, False):
+        model, batch = build(forward, 4)
+        model.mean, model.reads = copy.copy(start), reads
+        if reads:
+            error = r"'Model\.mean' holds values of the batch's rows"
+            assert steps_until_refused(model, batch, class_loss, error) == 0
+        else:
+            expected = clipped_sum(copy.deepcopy(model), batch, class_loss, 0.2)
+            found = released_sum(model, batch, class_loss, 0.2)
+            assert relative_error(found, expected) < 1e-10
+            once = 1.0 if start is None else 0.1  # by the forward itself, and by no other run
+            assert np.allclose(
+                model.mean, once * np.mean(batch[0].numpy(), axis=0 if np.ndim(start) else None)
+            )
+
+
 def test_statistics_of_the_first_batch_are_refused() -> None:
     """What a model sets up from its first data (ActNorm, Glow) would be released without noise."""
 

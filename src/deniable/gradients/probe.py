@@ -32,14 +32,22 @@ from deniable.gradients.calls import AGAIN, ForwardCall, Key, describe, may_hold
 from deniable.gradients.layout import WHOLE, Layout, Owners, candidates
 from deniable.gradients.trace import Trace
 from deniable.gradients.tree import mapped, tensors_in, tensors_within
-from deniable.gradients.undisturbed import held, left_since, undisturbed, unsaved
+from deniable.gradients.undisturbed import (
+    Place,
+    begin_with_another,
+    held,
+    left_since,
+    numbers_held,
+    undisturbed,
+    unsaved,
+)
 from deniable.gradients.whose import Lost, Tracking, owners_of
 
 if TYPE_CHECKING:
     from deniable.gradients.capture import Capture
 
 OUTPUT: Key = ("output",)
-BUFFER, ATTRIBUTE = "buffer", "attribute"
+BUFFER, ATTRIBUTE, NUMBER = "buffer", "attribute", "number"  # where a model may leave something
 FEW = 11  # rows: enough to tell them apart, and rarely the size of anything else
 
 
@@ -85,6 +93,7 @@ class Observation:
     random: Tensor = field(default_factory=lambda: torch.empty(0))
     nudge: Nudge | None = None
     numbers: list[Tensor] = field(default_factory=list)
+    left: dict[Place, Tensor] = field(default_factory=dict)
     trail: set[tuple[str, str]] = field(default_factory=set)
 
     def record(self, key: Key, tensors: list[Tensor], whose: dict[int, Owners]) -> None:
@@ -180,6 +189,7 @@ def _verdicts(runs: Runs) -> dict[Key, Verdict]:
             found[key] = Verdict(layout is None, (*[layout] * len(base.calls[key]),))
         if not any(found[key].constant for key in constants):
             _refuse_mixed_numbers(runs, base)
+            _refuse_numbers_left(runs, base)
             _settle_unmoved(runs, base, found)
             return {**found, **runs.verdicts}
         runs.verdicts |= {key: found[key] for key in constants if found[key].constant}
@@ -198,6 +208,9 @@ def _layouts(runs: Runs, base: Observation) -> dict[Key, tuple[Layout | None, ..
                 raise _left_behind(site[0][1])
             if site[0][0] in (BUFFER, ATTRIBUTE):
                 runs.carried.add(site[0][1:])
+                continue
+            if site[0][0] == NUMBER:
+                runs.numbers.add(site[0][1:])
                 continue
             confined = before.confined(after, units)
             apart[site] = [each for each in confined if each in apart.get(site, confined)]
@@ -242,6 +255,29 @@ def _refuse_mixed_numbers(runs: Runs, base: Observation) -> None:
                 "the balance of experts. Return what each row has, compute one loss a row, and "
                 "call private.backward(losses)."
             )
+
+
+def _refuse_numbers_left(runs: Runs, base: Observation) -> None:
+    """What a model computes may not follow a number that it left behind from rows before.
+
+    Such as a running mean; the loss of the latest batch, which nothing reads, may stay.
+
+    Raises:
+        CaptureError: it does.
+    """
+    for place in sorted(runs.numbers):
+        same = {site for site, a, b in _in_both(base, runs.observe()) if not a.moved(b)}
+        try:
+            other = runs.observe(begin=(place, base.left[place]))
+        except (RuntimeError, ValueError, IndexError, TypeError):  # it is read, and is no such one
+            other = None
+        if other is None or any(
+            site in same and site[0][0] not in (BUFFER, ATTRIBUTE, NUMBER) and before.moved(after)
+            for site, before, after in _in_both(base, other)
+            if before.comparable(after)
+        ):
+            module = [*runs.forward.model.modules()][place[0]]
+            raise _left_behind(f"{type(module).__name__}.{place[1]}")
 
 
 def _in_both(
@@ -372,6 +408,7 @@ class Runs:
         settled: whether replacing rows by others made a difference each time.
         trail: which call followed which in any of the runs.
         carried: attributes that held values of rows afterwards, by number of the module and name.
+        numbers: likewise, of those that hold plain numbers.
     """
 
     def __init__(self, capture: Capture, forward: ForwardCall, rows: int) -> None:
@@ -380,6 +417,7 @@ class Runs:
         self.exact = self.settled = True
         self.trail: set[tuple[str, str]] = set()
         self.carried: set[Any] = set()
+        self.numbers: set[Any] = set()
 
     def seen(self) -> Seen:
         """Run the forward as often as it takes."""
@@ -431,6 +469,7 @@ class Runs:
         replaced: Tensor | None = None,
         nudge: Nudge | None = None,
         by: Tensor | None = None,
+        begin: tuple[Place, Tensor] | None = None,
     ) -> Observation:
         """Run the model's forward once more, leaving everything else as it was.
 
@@ -439,19 +478,20 @@ class Runs:
             nudge: what to move besides.
             by: the rows that replace them, in turns; all others if not given, or all from the last
                 on where there are no others.
+            begin: where a module holds another number at first, and one of that shape.
 
         Raises:
             CaptureError: the model cannot be run on such a batch.
         """
         try:
-            return self._run(self._arguments(replaced, by), nudge)
+            return self._run(self._arguments(replaced, by), nudge, begin)
         except CaptureError:
             raise
         except (RuntimeError, ValueError, IndexError):
             if self.capture.together:
                 raise  # other ranks wait in the middle of it
             # Lengths of sorted sequences, say: one number a row may be bound to the others.
-            return self._run(self._arguments(replaced, by, spare_numbers=True), nudge)
+            return self._run(self._arguments(replaced, by, spare_numbers=True), nudge, begin)
 
     def repeat(self, base: Observation, other: Observation) -> bool:
         """Whether runs drew the same random numbers, and one on the same batch differs in nothing.
@@ -470,7 +510,12 @@ class Runs:
         found = {place: not a.moved(b) for place, a, b in _in_both(base, self.observe())}
         return found.get(site, False)
 
-    def _run(self, arguments: tuple[Any, Any], nudge: Nudge | None) -> Observation:
+    def _run(
+        self,
+        arguments: tuple[Any, Any],
+        nudge: Nudge | None,
+        begin: tuple[Place, Tensor] | None,
+    ) -> Observation:
         (args, kwargs), forward = arguments, self.forward
         seen = Observation(self.rows, self.exact, nudge=nudge)
         call = ForwardCall(
@@ -481,12 +526,18 @@ class Runs:
         together = self.capture.together
         weights = () if together else forward.model.named_parameters()
         with undisturbed(forward, self.exact, weights) as kept:
-            before = held(forward.model)
+            before, numbers = held(forward.model), numbers_held(forward.model)
+            if begin is not None:
+                begin_with_another(forward.model, *begin)
             run = together.run if together else forward.model
             with watched, unsaved():
                 result = run(*args, **kwargs)
             seen.random = torch.get_rng_state()
             left = left_since(before, forward.model)
+            for place, number in numbers_held(forward.model).items():
+                if not (place in numbers and torch.equal(number, numbers[place])):
+                    seen.calls[NUMBER, *place] = [Trace.of(number, 1, None, self.exact)]
+                    seen.left[place] = number
             written = [each for each, value in kept if not torch.equal(each[1], value)]
             for name, value in (*forward.model.named_buffers(), *written):
                 seen.calls[BUFFER, name] = [Trace.of(value.detach(), 1, None, self.exact)]

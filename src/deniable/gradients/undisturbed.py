@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -15,7 +17,11 @@ from deniable.gradients.whose import version
 
 _OF_ALL_MODULES = frozenset(vars(nn.Module()))
 Named = tuple[str, Tensor]
-Held = dict[tuple[int, str], list[tuple[Tensor, int]]]
+Place = tuple[int, str]
+"""Where a module holds something: its number in the model, and the attribute's name."""
+MOST_NUMBERS = 1 << 16
+"""In one array that a module holds, for it to be looked at."""
+Held = dict[Place, list[tuple[Tensor, int]]]
 
 
 @contextmanager
@@ -34,6 +40,12 @@ def undisturbed(
         for name, value in attributes.items()
         if name not in _OF_ALL_MODULES
         for found in holders_within(value)
+    ]
+    arrays = [
+        (value, value.copy())
+        for _, attributes, _ in modules
+        for value in attributes.values()
+        if isinstance(value, np.ndarray) and _is_number(value)
     ]
     values = [(each, version(each), each.detach().clone()) for each in forward.model.buffers()]
     kept = [((name, weight), weight.detach().clone()) for name, weight in weights]
@@ -54,6 +66,8 @@ def undisturbed(
             vars(module).update(attributes)
             module._buffers.clear()
             module._buffers.update(buffers)
+        for array, before in arrays:
+            array[...] = before
         with torch.no_grad():
             for (_, weight), value in kept:
                 if not torch.equal(weight, value):
@@ -77,14 +91,44 @@ def leave_out_dropout(model: nn.Module) -> None:
 def held(model: nn.Module) -> Held:
     """The tensors that modules hold besides parameters, buffers and layers, and their versions."""
     return {
-        (k, name): [(each, version(each)) for each in tensors_within(value)]
-        for k, module in enumerate(model.modules())
-        for name, value in vars(module).items()
-        if name not in _OF_ALL_MODULES
+        place: [(each, version(each)) for each in tensors_within(value)]
+        for place, value in _attributes(model)
     }
 
 
-def left_since(before: Held, model: nn.Module) -> dict[tuple[int, str], list[Tensor]]:
+def numbers_held(model: nn.Module) -> dict[Place, Tensor]:
+    """The numbers that modules hold, Python's and NumPy's: copies."""
+    return {
+        place: torch.from_numpy(np.array(value, dtype=np.float64))
+        for place, value in _attributes(model)
+        if _is_number(value)
+    }
+
+
+def begin_with_another(model: nn.Module, place: Place, like: Tensor) -> None:
+    """Let a module hold another number than it does, or than it will."""
+    attributes = vars([*model.modules()][place[0]])
+    value: Any = attributes.get(place[1])
+    value = value if _is_number(value) else like.numpy()
+    attributes[place[1]] = not value if isinstance(value, bool) else value + 1
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number, or an array of numbers that is no data set."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.dtype.kind in "biuf" and value.size <= MOST_NUMBERS
+    return isinstance(value, (int, float))
+
+
+def _attributes(model: nn.Module) -> Iterator[tuple[Place, Any]]:
+    """What modules hold besides parameters, buffers and layers."""
+    for k, module in enumerate(model.modules()):
+        for name, value in vars(module).items():
+            if name not in _OF_ALL_MODULES:
+                yield (k, name), value
+
+
+def left_since(before: Held, model: nn.Module) -> dict[Place, list[Tensor]]:
     """What modules hold now that is not what they held before, or was written to since."""
     return {
         key: [each for each, _ in tensors]
