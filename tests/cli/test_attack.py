@@ -76,6 +76,9 @@ def test_rare_examples_are_those_that_the_private_run_learned_least(
     said = invoke(*rare, "--count", "5")
     assert "keep it as private as the data" in said
     assert (private / "attack-rare.png").exists()
+    for other in runs:
+        with pytest.raises(SettingsError, match="must be a run with less privacy than"):
+            invoke("attack", "rare", str(other), str(private))
 
 
 def changed(run: Path, to: Path, **changes: Any) -> Path:

@@ -194,6 +194,12 @@ def rare_command(
     from deniable.audit.pictures import case_strips, draw_sheet
     from deniable.data import class_names
 
+    if other.plan.epsilon <= subject.plan.epsilon:
+        raise SettingsError(
+            f"{plain} must be a run with less privacy than {run}, or none: its plan's epsilon is "
+            f"{other.plan.epsilon:.4g}, beside {subject.plan.epsilon:.4g}. Train one with "
+            "--noise-multiplier 0."
+        )
     inputs, targets = subject.train_rows
     if subject.data.fingerprint != other.data.fingerprint or inputs.dim() != 4:
         raise SettingsError(

@@ -130,7 +130,8 @@ def _alternatives(plan: Plan) -> Table:
     made = Table(title=f"Epsilon by {by}, with other noise and other lengths", title_justify="left")
     made.add_column("noise multiplier", justify="right", style="bold", overflow="fold")
     for epochs in found.epochs:
-        made.add_column(f"{epochs:,.4g} epochs", justify="right", overflow="fold")
+        name = "epoch" if epochs == 1 else "epochs"
+        made.add_column(f"{epochs:,.4g} {name}", justify="right", overflow="fold")
     for noise, epsilons in zip(found.noise_multipliers, found.epsilons, strict=True):
         made.add_row(f"{noise:.4g}", *(words.rounded_up(each, 3) for each in epsilons))
     return made
