@@ -526,6 +526,14 @@ def table_repeated_for_each_row(m: Model, x: Tensor) -> Tensor:
 
 
 @equal
+def bias_beside_a_mask_that_is_repeated_for_each_row(m: Model, x: Tensor) -> Tensor:
+    """As attention over shifted windows has it."""
+    mask = torch.arange(1, 19, dtype=x.dtype).view(3, 6).repeat(len(x), 1)
+    h = m.hidden(x).repeat_interleave(3, 0)
+    return m.second(h * torch.tanh(m.vector + mask / 9)).view(-1, 3, 3).sum(1)
+
+
+@equal
 def vector_repeated_for_each_row(m: Model, x: Tensor) -> Tensor:
     return m.second(m.hidden(x) * m.vector.exp()[None].repeat_interleave(len(x), 0))
 

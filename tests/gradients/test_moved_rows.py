@@ -167,6 +167,21 @@ def test_moved_rows_equal_the_oracle(name: str, n: int) -> None:
     assert relative_error(released_sum(copy.deepcopy(model), batch, loss, 0.2), expected) < 1e-10
 
 
+def test_an_expert_that_only_the_last_row_picks_is_followed() -> None:
+    """The first rows, which are run beforehand, do not show where it finds its tokens."""
+    torch.manual_seed(0)
+    model = Written(blank=False).double()
+    x = torch.randn(15, 5, 4).double().mul(0.01).add(torch.randn(4).double())
+    with torch.no_grad():
+        picks = model.router(x.flatten(0, 1)).argmax(-1)
+        assert len(picks.unique()) == 1
+        towards = model.router.weight[picks[0] - 1] - model.router.weight[picks[0]]
+        x[-1] += 20 * towards
+    batch = (x, torch.randint(3, (15,)))
+    expected = clipped_sum(model, batch, loss, 0.2)
+    assert relative_error(released_sum(copy.deepcopy(model), batch, loss, 0.2), expected) < 1e-10
+
+
 def test_a_gradient_at_a_place_of_nobodys_is_refused() -> None:
     torch.manual_seed(0)
     batch = (torch.randn(7, 4), torch.randint(3, (7,)))

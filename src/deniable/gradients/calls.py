@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from deniable.errors import CaptureError
 from deniable.gradients.layout import Fold, Layout, candidates
+from deniable.gradients.moves import POINTWISE
 from deniable.gradients.tree import tensors_in
 from deniable.gradients.whose import Tracking, version
 
@@ -41,6 +42,8 @@ def may_hold(key: Key, layout: Layout, index: int) -> bool:
         return False
     if layout.fold is Fold.PLAIN or key[1] in _REPEATING:
         return True
+    if key[1].strip("_") in POINTWISE:
+        return index > 0  # a parameter broadcast beside a mask, say, that is repeated for each row
     return key[1] in _READING and layout.dim < index
 
 
@@ -65,6 +68,7 @@ class ForwardCall:
         packed: those of them that are packed sequences.
         random: the state of torch's generator when the forward began.
         probed: whether the forward was run again.
+        asked: the calls for which it was.
         counted: how often each call was met in earlier forwards on the piece.
         constants: arguments that a forward on another number of rows has shown to hold no rows (a
             mask of `(T, T)`, where now `T` rows were drawn), and their versions.
@@ -87,6 +91,7 @@ class ForwardCall:
         self.model, self.args, self.kwargs, self.rows = model, args, kwargs, rows
         self.anchor, self.tracking = anchor, tracking
         self.random, self.probed = torch.get_rng_state(), False
+        self.asked: set[Key] = set()
         self.packed = [
             each
             for each in (*args, *kwargs.values())

@@ -240,6 +240,7 @@ class Watch(TorchFunctionMode):
         detached = [self._detached(each, data, bound) for each in args]
         options = {name: self._detached(each, data, bound) for name, each in kwargs.items()}
         key = self._key(func, bound)
+        self.order.passed(key)
         if any(leaf.is_nested for leaf in data):
             raise CaptureError(
                 f"{describe(key)} met a nested tensor, in which rows have no shape in common. Pad "

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from deniable.errors import CaptureError
+from deniable.gradients.calls import Key
 from deniable.gradients.layout import Fold, Layout, Owners, candidates
 from deniable.gradients.moves import (
     ADDING,
@@ -68,7 +69,7 @@ class Order:
         self.watch: Watch = weakref.proxy(watch)  # a cycle would hold the batch for a while
         self.forward, self.tracking = watch.forward, watch.forward.tracking
         self.of, self.note = self.tracking.noted, self.tracking.note
-        self._call = (0, 0)
+        self._call: tuple[Key, int, int] = ((), 0, 0)
         self._before: dict[int, Known] = {}
         self.recomputing = False
 
@@ -122,6 +123,13 @@ class Order:
         self._begin()
         self.note(packed.data, Owners(0, Fold.OWNED, owners_of(packed)))
 
+    def passed(self, key: Key) -> None:
+        """A call that takes parameters: those without are counted from it on.
+
+        So that what a forward leaves out this time does not shift the numbers of all that follow.
+        """
+        self._call = (key, 0, 0)
+
     # -- calls without parameters ----------------------------------------------------------------
 
     def follow(self, func: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
@@ -132,7 +140,7 @@ class Order:
         if "input" in kwargs:
             kwargs = dict(kwargs)
             args = (kwargs.pop("input"), *args)
-        self._call = (self._call[0] + 1, 0)
+        self._call = (self._call[0], self._call[1] + 1, 0)
         if not self.begun and not self._starts(name, args, kwargs):
             return
         results = tensors_in(result) or (tensors_in(args[:1]) if name == "setitem" else [])
@@ -278,7 +286,7 @@ class Order:
             return found[0]
         if id(tensor) in self.forward.inputs and (places := self.forward.places(tensor)):
             return places[0]
-        self._call = (self._call[0], self._call[1] + 1)
+        self._call = (*self._call[:2], self._call[2] + 1)
         key = (self._call, f"{name} on rows", ())
         layout = self.watch.where(key, tensor) if found and not self.recomputing else None
         if layout is None:

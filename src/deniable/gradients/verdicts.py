@@ -53,7 +53,7 @@ class Verdicts:
 
     def of(self, key: Key, forward: ForwardCall) -> Verdict | None:
         """What is known of a call; the model is run again where that is nothing yet."""
-        if key not in self.known and not forward.probed:
+        if key not in self.known:
             self._find_now(key, forward)
         return self.known.get(key)
 
@@ -81,7 +81,7 @@ class Verdicts:
             CaptureError: the call cannot be found again.
         """
         plain = [each for each in found if each.fold is Fold.PLAIN]
-        if self.located(key, index) is None and len(plain) > 1 and not forward.probed:
+        if self.located(key, index) is None and len(plain) > 1:
             self._find_now(key, forward)
         known = self.located(key, index)
         if known is None:
@@ -92,14 +92,14 @@ class Verdicts:
                 "model ran twice on the same batch, so its batch dimension could not be found. "
                 "Make the order of calls in forward depend on nothing but the batch's shape."
             )
-        if not forward.probed:
-            self._find_now(key, forward)
+        self._find_now(key, forward)
         layout = self.located(key, index)
         return layout if layout in found else None
 
     def find(self, forward: ForwardCall, wanted: Iterable[Key], trail: Trail) -> None:
         """Run a forward again for the calls that are wanted, and keep what is found."""
         forward.probed = True
+        forward.asked.update(wanted)
         seen = self._run_again(forward, wanted, trail)
         for key, found in seen.verdicts.items():
             again = key[0] == AGAIN and key in self.known
@@ -126,6 +126,10 @@ class Verdicts:
         return new or before not in (None, turned) or (due and not forward.probed)
 
     def _find_now(self, key: Key, forward: ForwardCall) -> None:
+        """Run a forward again for one call; once, since a second time would show the same."""
+        if key in forward.asked:
+            return
+        forward.asked.add(key)
         if not self._alone:
             raise CaptureError(
                 f"{describe(key)} was not met when the model was first run, so its batch dimension "
