@@ -172,8 +172,10 @@ def test_exactly_one_quantity_is_left_out(given: dict[str, Any], came: str) -> N
         ({"noise_multiplier": None, "epsilon": 0.0}, "epsilon must be finite and above 0"),
         ({"noise_multiplier": None, "epsilon": math.inf}, "got inf"),
         ({"noise_multiplier": None, "epsilon": 1e-300}, "cannot be solved: A target epsilon"),
-        # A delta of the rate or more: 0 is met by any noise, and 1 by none.
-        ({"steps": 1, "noise_multiplier": None, "epsilon": 1.0, "delta": 0.01}, "No noise"),
+        (
+            {"steps": 1, "noise_multiplier": None, "epsilon": 1.0, "delta": 0.01},
+            "no less than the chance, 0.00427, with which an example is in any batch",
+        ),
         ({"steps": None, "epsilon": 0.01, "noise_multiplier": 0.2}, "One step alone costs more"),
         ({"steps": None, "epsilon": 9.0, "noise_multiplier": 1e6}, "no limit"),
         ({"accountant": "gdp"}, "accountant must be one of"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ def _solved(terms: Terms, asked: Asked) -> tuple[int, int, float]:
     steps = asked.steps_at(terms, batch_size)
     if noise is None:
         assert asked.epsilon is not None
+        _check_delta(terms, asked.delta, batch_size, steps)
         noise = noise_multiplier_for(
             lambda each: terms.event(batch_size, steps, each),
             asked.epsilon,
@@ -75,6 +77,24 @@ def _solved(terms: Terms, asked: Asked) -> tuple[int, int, float]:
             asked.accountant,
         )
     return batch_size, steps, noise
+
+
+def _check_delta(terms: Terms, delta: float, batch_size: int, steps: int) -> None:
+    """Refuses a delta at which epsilon is 0 without any noise.
+
+    Raises:
+        PlanError: it allows what happens to all that are drawn.
+    """
+    if not terms.sampler(batch_size).amplifies:
+        return
+    rate = min(1.0, sized(batch_size, terms.batch_schedule.most) / terms.examples)
+    chance = -math.expm1(steps * math.log1p(-rate)) if rate < 1 else 1.0
+    if delta >= chance * (1 - 1e-9):  # but for rounding
+        raise PlanError(
+            f"delta = {delta:g} is no less than the chance, {chance:.3g}, with which an example is "
+            "in any batch of this plan: any noise would do, and protect nobody. Take a delta well "
+            f"below 1 / examples = {1 / terms.examples:.2g}."
+        )
 
 
 def _steps(terms: Terms, asked: Asked, batch_size: int, noise: float, epsilon: float) -> int:
