@@ -96,6 +96,7 @@ def test_a_scale_that_would_lose_the_squares_of_gradients_is_refused() -> None:
         break
 
 
+@pytest.mark.filterwarnings("ignore:Please use the new API settings")  # of older torch
 @pytest.mark.parametrize("precision", ["high", "medium"])
 def test_shortened_float32_products_shorten_no_norm(precision: str) -> None:
     """One unit alone is as long as the bound says, whatever precision forward and backward have."""

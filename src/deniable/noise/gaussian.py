@@ -107,5 +107,5 @@ def _add(
 
 def _views(flat: Tensor, sums: Sequence[Tensor]) -> Sequence[Tensor]:
     """A part of a buffer for each sum, in its shape."""
-    views: Sequence[Tensor] = torch._C._nn.unflatten_dense_tensors(flat, [*sums])
-    return views
+    parts = torch.split_with_sizes(flat, [each.numel() for each in sums])
+    return [part.view_as(each) for part, each in zip(parts, sums, strict=True)]
