@@ -1052,6 +1052,7 @@ def test_a_running_statistic_that_is_no_tensor_is_refused(start: Any) -> None:
     for reads in (True, False):
         model, batch = build(forward, 4)
         model.mean, model.reads = copy.copy(start), reads
+        model.names = np.frombuffer(b"012", np.uint8)  # which nobody may write to
         if reads:
             error = r"'Model\.mean' holds values of the batch's rows"
             assert steps_until_refused(model, batch, class_loss, error) == 0

@@ -265,7 +265,7 @@ def _refuse_numbers_left(runs: Runs, base: Observation) -> None:
     Raises:
         CaptureError: it does.
     """
-    for place in sorted(runs.numbers):
+    for place in sorted(runs.numbers & base.left.keys()):
         same = {site for site, a, b in _in_both(base, runs.observe()) if not a.moved(b)}
         try:
             other = runs.observe(begin=(place, base.left[place]))

@@ -67,7 +67,8 @@ def undisturbed(
             module._buffers.clear()
             module._buffers.update(buffers)
         for array, before in arrays:
-            array[...] = before
+            if not np.array_equal(array, before, equal_nan=True):
+                array[...] = before
         with torch.no_grad():
             for (_, weight), value in kept:
                 if not torch.equal(weight, value):
