@@ -265,8 +265,10 @@ def _refuse_numbers_left(runs: Runs, base: Observation) -> None:
     Raises:
         CaptureError: it does.
     """
-    for place in sorted(runs.numbers & base.left.keys()):
-        same = {site for site, a, b in _in_both(base, runs.observe()) if not a.moved(b)}
+    places = sorted(runs.numbers & base.left.keys())
+    again = _in_both(base, runs.observe()) if places else ()
+    same = {site for site, before, after in again if not before.moved(after)}
+    for place in places:
         try:
             other = runs.observe(begin=(place, base.left[place]))
         except (RuntimeError, ValueError, IndexError, TypeError):  # it is read, and is no such one
