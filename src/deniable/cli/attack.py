@@ -16,6 +16,7 @@ from deniable import words
 from deniable.audit.roc import ATTACKS, NO_GUARANTEE, RATES
 from deniable.canvas import check_place
 from deniable.cli import options
+from deniable.cli.stating import number_columns
 from deniable.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -246,11 +247,8 @@ def _load(run: Path, data_dir: Path | None, console: Console, out: Path | None =
 def _membership_table(name: str, found: dict[str, Roc], guarantee: PrivacyCurve | None) -> Table:
     table = Table(title=f"Membership inference on {name}: {NO_GUARANTEE}", title_justify="left")
     table.add_column("attack")
-    for title in (
-        "AUC (0.5: blind guessing)",
-        *(f"members found, at {100 * rate:g}% wrongly accused" for rate in RATES),
-    ):
-        table.add_column(title, justify="right", overflow="fold")
+    rates = (f"members found, at {100 * rate:g}% wrongly accused" for rate in RATES)
+    number_columns(table, "AUC (0.5: blind guessing)", *rates)
     for each, roc in found.items():
         table.add_row(ATTACKS[each], _plain(roc.auc), *(_found(roc, rate) for rate in RATES))
     if guarantee is not None:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from deniable import words
 from deniable.cli import options
+from deniable.cli.stating import number_columns
 from deniable.report import render
 from deniable.runfolder import RunFolder
 
@@ -63,8 +64,7 @@ def show(found: Audit, console: Console) -> None:
 
     table = Table(title="Audit", title_justify="left")
     table.add_column("what was tested")
-    for title in ("claimed", "measured, at least", "stands"):
-        table.add_column(title, justify="right", overflow="fold")
+    number_columns(table, "claimed", "measured, at least", "stands")
     for each in found.findings:
         table.add_row(each.name, *_row(each))
     console.print(table)

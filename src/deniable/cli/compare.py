@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deniable import words
+from deniable.cli.stating import number_columns
 from deniable.errors import SettingsError
 from deniable.runfolder import RunFolder
 
@@ -99,10 +100,9 @@ def _table(found: Comparison, differences: list[Difference], liked: str, other: 
     table = Table(
         title=f"Likelier by {liked} than by {other}", title_justify="left", show_lines=False
     )
-    table.add_column("row", justify="right", overflow="fold")
+    number_columns(table, "row")
     table.add_column("sequence" if found.is_text else "label", no_wrap=True)
-    table.add_column(f"{what}, {liked}", justify="right", overflow="fold")
-    table.add_column(f"{what}, {other}", justify="right", overflow="fold")
+    number_columns(table, f"{what}, {liked}", f"{what}, {other}")
     for each in differences:
         values = (math.exp(loss) if found.is_text else loss for loss in (each.first, each.second))
         # Brackets in a text are no markup.

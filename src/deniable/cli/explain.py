@@ -120,7 +120,7 @@ def _print(console: Console, plan: Plan, found: tuple[Rung, ...]) -> None:
         title_justify="left",
     )
     made.add_column("accountant", style="bold")
-    made.add_column("epsilon", justify="right", overflow="fold")
+    stating.number_columns(made, "epsilon")
     made.add_column("what it knows of the steps")
     for rung in found:
         made.add_row(

@@ -112,8 +112,7 @@ def _over(phases: Sequence[Phase], say: Callable[[Phase], str]) -> str:
 
 def _phases(phases: Sequence[Phase]) -> Table:
     made = Table(title="Phases", title_justify="left")
-    for name in ("steps", "expected batch size", "noise multiplier"):
-        made.add_column(name, justify="right", overflow="fold")
+    stating.number_columns(made, "steps", "expected batch size", "noise multiplier")
     for each in phases:
         made.add_row(
             f"{each.start:,} to {each.stop - 1:,}",
@@ -128,10 +127,9 @@ def _alternatives(plan: Plan) -> Table:
     found = trade(plan)
     by = plan.accountant.upper()
     made = Table(title=f"Epsilon by {by}, with other noise and other lengths", title_justify="left")
-    made.add_column("noise multiplier", justify="right", style="bold", overflow="fold")
+    stating.number_columns(made, "noise multiplier", style="bold")
     for epochs in found.epochs:
-        name = "epoch" if epochs == 1 else "epochs"
-        made.add_column(f"{epochs:,.4g} {name}", justify="right", overflow="fold")
+        stating.number_columns(made, f"{epochs:,.4g} {'epoch' if epochs == 1 else 'epochs'}")
     for noise, epsilons in zip(found.noise_multipliers, found.epsilons, strict=True):
         made.add_row(f"{noise:.4g}", *(words.rounded_up(each, 3) for each in epsilons))
     return made

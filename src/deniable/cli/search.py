@@ -16,7 +16,7 @@ from deniable import words
 from deniable.accounting import Search, spent
 from deniable.accounting.search import FIXED, SHAPES, TRIALS
 from deniable.cli import options
-from deniable.cli.stating import say
+from deniable.cli.stating import number_columns, say
 from deniable.errors import SettingsError
 from deniable.ledger import Ledger
 from deniable.plan import Plan
@@ -168,9 +168,7 @@ def _table(found: list[Option], run: Plan) -> Table:
         title_justify="left",
     )
     made.add_column("their number", no_wrap=True)
-    names = ("8 of 10 times", "noise multiplier", "epsilon of one", "epsilon of all")
-    for name in names:
-        made.add_column(name, justify="right", overflow="fold")
+    number_columns(made, "8 of 10 times", "noise multiplier", "epsilon of one", "epsilon of all")
     for each in found:
         search = each.search
         made.add_row(

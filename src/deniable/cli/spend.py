@@ -124,8 +124,7 @@ def runs_table(records: Sequence[RunRecord]) -> Table:
     made = Table(title="Released", title_justify="left")
     made.add_column("run", overflow="fold")
     made.add_column("opened (UTC)", overflow="fold")
-    for name in ("releases", "sampling rate", "noise multiplier"):
-        made.add_column(name, justify="right", overflow="fold")
+    stating.number_columns(made, "releases", "sampling rate", "noise multiplier")
     for record in records:
         for each in releases(record.event):
             count = f"{each.count:,}" + (" (best of runs)" if each.of_best else "")

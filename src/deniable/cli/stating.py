@@ -29,11 +29,17 @@ def claims(event: Event, delta: float) -> dict[str, Spent]:
     return {name: spent(event, delta, name) for name in STATED}
 
 
+def number_columns(made: Table, *titles: str, style: str = "") -> None:
+    """Columns at whose right edge the digits stand; in a narrow terminal none of them is lost."""
+    for title in titles:
+        made.add_column(title, justify="right", overflow="fold", style=style)
+
+
 def table(title: str, rows: Mapping[str, str]) -> Table:
     """Names and values, one a line."""
     made = Table(title=title, title_justify="left", show_header=False)
     made.add_column(style="bold")
-    made.add_column(justify="right", overflow="fold")
+    number_columns(made, "")
     for name, value in rows.items():
         made.add_row(name, value)
     return made
